@@ -26,16 +26,16 @@ pub fn start(context: Context) {
         let theirs = all.list_in(&account.namespace).into_iter().filter(|s| named(s) == account.name);
         theirs.map(|secret| secret.key()).collect::<Vec<_>>()
     });
-    controller.run("serviceaccount-token", 2, Work { context, secrets, accounts });
+    controller.run("serviceaccount-token", 2, TokensController { context, secrets, accounts });
 }
 
-struct Work {
+struct TokensController {
     context: Context,
     secrets: Informer<Secret>,
     accounts: Informer<ServiceAccount>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for TokensController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(secret) = self.secrets.get(key) else {
             return forget(&self.context, &self.accounts, key).await.map(|()| None);

@@ -26,16 +26,16 @@ pub fn start(context: Context) {
     let mut controller = Controller::of_keys();
     controller.watch(&maps, |_| Some(Key::new(NAMESPACE, NAME)));
     controller.watch(&secrets, |_| Some(Key::new(NAMESPACE, NAME)));
-    controller.run("bootstrap-signer", 1, Work { context, maps, secrets });
+    controller.run("bootstrap-signer", 1, BootstrapSigner { context, maps, secrets });
 }
 
-struct Work {
+struct BootstrapSigner {
     context: Context,
     maps: Informer<ConfigMap>,
     secrets: Informer<Secret>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for BootstrapSigner {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(map) = self.maps.get(key) else { return Ok(None) };
         let now = apimachinery::clock::now();

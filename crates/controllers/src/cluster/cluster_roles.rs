@@ -21,18 +21,12 @@ pub fn start(context: Context) {
         let all = all.list();
         all.iter().filter(|role| role.aggregation_rule.is_some()).map(|role| role.key()).collect::<Vec<_>>()
     });
-    controller.run("clusterrole-aggregation", 1, Work { context, roles });
+    controller.run("clusterrole-aggregation", 1, ClusterRoleAggregation { context, roles });
 }
 
-struct Work {
+struct ClusterRoleAggregation {
     context: Context,
     roles: Informer<ClusterRole>,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.roles, key).await.map(|()| None)
-    }
 }
 
 /// The rules of all chosen roles, in the order of their names, each once.
@@ -51,13 +45,15 @@ fn union(of: &ClusterRole, roles: &[std::sync::Arc<ClusterRole>]) -> Vec<PolicyR
     rules
 }
 
-async fn sync(context: &Context, roles: &Informer<ClusterRole>, key: &Key) -> Result {
-    let Some(role) = roles.get(key).filter(|r| r.aggregation_rule.is_some()) else { return Ok(()) };
-    let rules = union(&role, &roles.list());
-    if role.rules.as_deref().unwrap_or_default() == rules {
-        return Ok(());
+impl Reconcile for ClusterRoleAggregation {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(role) = self.roles.get(key).filter(|r| r.aggregation_rule.is_some()) else { return Ok(None) };
+        let rules = union(&role, &self.roles.list());
+        if role.rules.as_deref().unwrap_or_default() == rules {
+            return Ok(None);
+        }
+        let api: Api<ClusterRole> = Api::all(self.context.client.clone());
+        let patch = Patch::Merge(json!({"metadata": {"uid": role.uid()}, "rules": rules}));
+        ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404, 409]).map(|()| None)
     }
-    let api: Api<ClusterRole> = Api::all(context.client.clone());
-    let patch = Patch::Merge(json!({"metadata": {"uid": role.uid()}, "rules": rules}));
-    ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404, 409])
 }

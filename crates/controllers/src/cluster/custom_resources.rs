@@ -32,41 +32,33 @@ pub fn start(context: Context) {
         &definitions,
         |change| matches!(change, Change::Applied { new, .. } if new.metadata.deletion_timestamp.is_some()),
     );
-    controller.run("custom-resource-definition", 2, Work { context, definitions });
+    controller.run("custom-resource-definition", 2, DefinitionFinalizer { context, definitions });
 }
 
-struct Work {
+struct DefinitionFinalizer {
     context: Context,
     definitions: Informer<CustomResourceDefinition>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for DefinitionFinalizer {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        empty(&self.context, &self.definitions, key).await
-    }
-}
-
-async fn empty(
-    context: &Context,
-    definitions: &Informer<CustomResourceDefinition>,
-    key: &Key,
-) -> Result<Option<Duration>> {
-    let Some(definition) = definitions.get(key) else { return Ok(None) };
-    if !definition.finalizers().iter().any(|f| f == FINALIZER) {
-        return Ok(None);
-    }
-    if let Some(kind) = kind(&definition) {
-        let path = path(kind);
-        let found = request(&context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await?;
-        if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
-            request(&context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;
-            // Finalizers of the objects may take their time.
-            return Ok(Some(Duration::from_millis(200)));
+        let Some(definition) = self.definitions.get(key) else { return Ok(None) };
+        if !definition.finalizers().iter().any(|f| f == FINALIZER) {
+            return Ok(None);
         }
+        if let Some(kind) = kind(&definition) {
+            let path = path(kind);
+            let found = request(&self.context.client, "GET", &format!("{path}?limit=1"), &Value::Null).await?;
+            if found["items"].as_array().is_some_and(|items| !items.is_empty()) {
+                request(&self.context.client, "DELETE", &path, &json!({"propagationPolicy": "Background"})).await?;
+                // Finalizers of the objects may take their time.
+                return Ok(Some(Duration::from_millis(200)));
+            }
+        }
+        let left: Vec<&String> = definition.finalizers().iter().filter(|f| *f != FINALIZER).collect();
+        let api: Api<CustomResourceDefinition> = Api::all(self.context.client.clone());
+        let patch = json!({"metadata": {"uid": definition.uid(), "finalizers": left}});
+        ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])?;
+        Ok(None)
     }
-    let left: Vec<&String> = definition.finalizers().iter().filter(|f| *f != FINALIZER).collect();
-    let api: Api<CustomResourceDefinition> = Api::all(context.client.clone());
-    let patch = json!({"metadata": {"uid": definition.uid(), "finalizers": left}});
-    ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404, 409])?;
-    Ok(None)
 }

@@ -28,35 +28,26 @@ const UNUSED: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// How often all tokens are looked through.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 
-struct Caches {
+struct LegacyTokenCleaner {
+    context: Context,
     accounts: Informer<ServiceAccount>,
     secrets: Informer<Secret>,
     tracking: Informer<ConfigMap>,
 }
 
 pub fn start(context: Context) {
-    let caches = Caches {
+    let cleaner = LegacyTokenCleaner {
+        context: context.clone(),
         accounts: context.informers.of(),
         secrets: context.informers.selected("type=kubernetes.io/service-account-token"),
         tracking: context.informers.selected(TRACKING),
     };
     let mut controller = Controller::of_keys();
     // Without it nobody knows what is used.
-    controller.watch(&caches.tracking, |_| Some(Key::new("", "tokens")));
-    controller.needs(&caches.accounts);
-    controller.needs(&caches.secrets);
-    controller.run("legacy-service-account-token-cleaner", 1, Work { context, caches });
-}
-
-struct Work {
-    context: Context,
-    caches: Caches,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
-        sweep(&self.context, &self.caches).await.map(|()| Some(PERIOD))
-    }
+    controller.watch_all(&cleaner.tracking);
+    controller.needs(&cleaner.accounts);
+    controller.needs(&cleaner.secrets);
+    controller.run("legacy-service-account-token-cleaner", 1, cleaner);
 }
 
 /// A day as the labels write it; they are compared as texts.
@@ -95,52 +86,57 @@ fn judge(secret: &Secret, limit: &str) -> Verdict {
     }
 }
 
-async fn sweep(context: &Context, caches: &Caches) -> Result {
-    let now = apimachinery::clock::now();
-    let limit = day_of(apimachinery::clock::moved(now, -UNUSED));
-    let since = caches.tracking.list().first().and_then(|map| map.data.as_ref()?.get(SINCE).cloned());
-    if since.as_deref().and_then(day).is_none_or(|since| since > limit.as_str()) {
-        return Ok(());
-    }
-    for secret in caches.secrets.list() {
-        let verdict = judge(&secret, &limit);
-        if verdict == Verdict::Keep || !is_listed(caches, &secret) || is_mounted(context, &secret).await? {
-            continue;
+impl Reconcile for LegacyTokenCleaner {
+    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
+        let now = apimachinery::clock::now();
+        let limit = day_of(apimachinery::clock::moved(now, -UNUSED));
+        let since = self.tracking.list().first().and_then(|map| map.data.as_ref()?.get(SINCE).cloned());
+        if since.as_deref().and_then(day).is_none_or(|since| since > limit.as_str()) {
+            return Ok(Some(PERIOD));
         }
-        let api: Api<Secret> = Api::namespaced(context.client.clone(), &secret.namespace().unwrap_or_default());
-        let name = secret.name_any();
-        let done = if verdict == Verdict::Invalidate {
-            let labels = json!({INVALID_SINCE: day_of(now)});
-            let change = json!({"metadata": {"resourceVersion": secret.resource_version(), "labels": labels}});
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await.map(|_| ())
-        } else {
-            let this = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
-            let delete = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-            api.delete(&name, &delete).await.map(|_| ())
-        };
-        // Who was faster is seen tomorrow.
-        ignore(done, &[404, 409])?;
-        tracing::info!(secret = %secret.key(), ?verdict, "a token of a Secret was not used for a year");
+        for secret in self.secrets.list() {
+            let verdict = judge(&secret, &limit);
+            if verdict == Verdict::Keep || !self.is_listed(&secret) || self.is_mounted(&secret).await? {
+                continue;
+            }
+            let api: Api<Secret> =
+                Api::namespaced(self.context.client.clone(), &secret.namespace().unwrap_or_default());
+            let name = secret.name_any();
+            let done = if verdict == Verdict::Invalidate {
+                let labels = json!({INVALID_SINCE: day_of(now)});
+                let change = json!({"metadata": {"resourceVersion": secret.resource_version(), "labels": labels}});
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(change)).await.map(|_| ())
+            } else {
+                let this = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
+                let delete = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+                api.delete(&name, &delete).await.map(|_| ())
+            };
+            // Who was faster is seen tomorrow.
+            ignore(done, &[404, 409])?;
+            tracing::info!(secret = %secret.key(), ?verdict, "a token of a Secret was not used for a year");
+        }
+        Ok(Some(PERIOD))
     }
-    Ok(())
 }
 
-/// Whether the account of a token lists it: such are those that once were made by themselves.
-fn is_listed(caches: &Caches, secret: &Arc<Secret>) -> bool {
-    let Some(name) = secret.annotations().get(ACCOUNT) else { return false };
-    let account = caches.accounts.get(&Key::new(&secret.namespace().unwrap_or_default(), name));
-    account.is_some_and(|account| {
-        account.uid().as_ref() == secret.annotations().get(ACCOUNT_UID)
-            && account.secrets.iter().flatten().any(|of| of.name.as_deref() == Some(&secret.name_any()))
-    })
-}
+impl LegacyTokenCleaner {
+    /// Whether the account of a token lists it: such are those that once were made by themselves.
+    fn is_listed(&self, secret: &Arc<Secret>) -> bool {
+        let Some(name) = secret.annotations().get(ACCOUNT) else { return false };
+        let account = self.accounts.get(&Key::new(&secret.namespace().unwrap_or_default(), name));
+        account.is_some_and(|account| {
+            account.uid().as_ref() == secret.annotations().get(ACCOUNT_UID)
+                && account.secrets.iter().flatten().any(|of| of.name.as_deref() == Some(&secret.name_any()))
+        })
+    }
 
-/// Whether a pod has the Secret, by a volume or a variable.
-async fn is_mounted(context: &Context, secret: &Secret) -> Result<bool> {
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &secret.namespace().unwrap_or_default());
-    let pods = api.list(&ListParams::default()).await?;
-    let name = secret.name_any();
-    Ok(pods.iter().any(|pod| mentions(&json!(pod.spec), &name)))
+    /// Whether a pod has the Secret, by a volume or a variable.
+    async fn is_mounted(&self, secret: &Secret) -> Result<bool> {
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &secret.namespace().unwrap_or_default());
+        let pods = api.list(&ListParams::default()).await?;
+        let name = secret.name_any();
+        Ok(pods.iter().any(|pod| mentions(&json!(pod.spec), &name)))
+    }
 }
 
 fn mentions(pod: &Value, secret: &str) -> bool {

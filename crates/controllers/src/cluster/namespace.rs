@@ -23,7 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// What holds a namespace until its content is gone.
 const FINALIZER: &str = "kubernetes";
 
-struct Work {
+struct NamespaceController {
     context: Context,
     namespaces: Informer<Namespace>,
     definitions: Informer<CustomResourceDefinition>,
@@ -31,26 +31,20 @@ struct Work {
 }
 
 pub fn start(context: Context) {
-    let work = Work {
+    let namespaces = NamespaceController {
         namespaces: context.informers.of(),
         definitions: context.informers.of(),
         services: context.informers.of(),
         context,
     };
     let mut controller = Controller::of_some(
-        &work.context,
-        &work.namespaces,
+        &namespaces.context,
+        &namespaces.namespaces,
         |change| matches!(change, Change::Applied { new, .. } if new.metadata.deletion_timestamp.is_some()),
     );
-    controller.needs(&work.definitions);
-    controller.needs(&work.services);
-    controller.run("namespace", 2, work);
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        self.empty(key).await
-    }
+    controller.needs(&namespaces.definitions);
+    controller.needs(&namespaces.services);
+    controller.run("namespace", 2, namespaces);
 }
 
 /// What is left of a namespace's content, and what went wrong on the way.
@@ -138,7 +132,7 @@ struct Resource {
     fleeting: bool,
 }
 
-impl Work {
+impl NamespaceController {
     /// All resources that namespaces have; those of further API servers by asking them.
     async fn resources(&self, namespace: &str, findings: &mut Findings) -> Vec<Resource> {
         let of_kind = |kind: &Kind| Resource {
@@ -200,8 +194,10 @@ impl Work {
         }
         Ok(())
     }
+}
 
-    async fn empty(&self, key: &Key) -> Result<Option<Duration>> {
+impl Reconcile for NamespaceController {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(namespace) = self.namespaces.get(key) else { return Ok(None) };
         // Other finalizers are removed by those that added them.
         let held = namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).any(|f| f == FINALIZER);

@@ -24,19 +24,13 @@ pub fn start(context: Context) {
         let group = &change.object().spec.group;
         all.list().iter().filter(|policy| names(policy, group)).map(|policy| policy.key()).collect::<Vec<_>>()
     });
-    controller.run("validating-admission-policy-status", 1, Work { context, policies, definitions });
+    controller.run("validating-admission-policy-status", 1, PolicyStatusController { context, policies, definitions });
 }
 
-struct Work {
+struct PolicyStatusController {
     context: Context,
     policies: Informer<ValidatingAdmissionPolicy>,
     definitions: Informer<CustomResourceDefinition>,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.policies, &self.definitions, key).await.map(|()| None)
-    }
 }
 
 /// Whether a policy is about kinds of a group, or takes its parameters from there.
@@ -48,30 +42,28 @@ fn names(policy: &ValidatingAdmissionPolicy, group: &str) -> bool {
         || params.is_some_and(|(of, _)| of == group)
 }
 
-async fn sync(
-    context: &Context,
-    policies: &Informer<ValidatingAdmissionPolicy>,
-    definitions: &Informer<CustomResourceDefinition>,
-    key: &Key,
-) -> Result {
-    let Some(policy) = policies.get(key) else { return Ok(()) };
-    let Ok(object) = serde_json::to_value(&*policy) else { return Ok(()) };
-    let mut about = Vec::new();
-    for definition in definitions.list().iter().filter(|of| names(&policy, &of.spec.group)) {
-        // The cache has no schemas.
-        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}", definition.name_any());
-        match request(&context.client, "GET", &path, &Value::Null).await {
-            Ok(object) => about.extend(Definition::read(&object)),
-            Err(error) => ignore(Err::<(), _>(error), &[404])?,
+impl Reconcile for PolicyStatusController {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(policy) = self.policies.get(key) else { return Ok(None) };
+        let Ok(object) = serde_json::to_value(&*policy) else { return Ok(None) };
+        let mut about = Vec::new();
+        for definition in self.definitions.list().iter().filter(|of| names(&policy, &of.spec.group)) {
+            // The cache has no schemas.
+            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}", definition.name_any());
+            match request(&self.context.client, "GET", &path, &Value::Null).await {
+                Ok(object) => about.extend(Definition::read(&object)),
+                Err(error) => ignore(Err::<(), _>(error), &[404])?,
+            }
         }
+        let warnings = api::type_checking::warnings(&object, &about);
+        let warnings: Vec<ExpressionWarning> =
+            serde_json::from_value(warnings.into()).map_err(kube::Error::SerdeError)?;
+        let status = ValidatingAdmissionPolicyStatus {
+            observed_generation: policy.metadata.generation,
+            type_checking: Some(TypeChecking { expression_warnings: Some(warnings).filter(|w| !w.is_empty()) }),
+            ..policy.status.clone().unwrap_or_default()
+        };
+        let written = patch_status_if_changed(&self.context, policy.as_ref(), policy.status.as_ref(), &status).await;
+        ignore(written, &[409]).map(|()| None)
     }
-    let warnings = api::type_checking::warnings(&object, &about);
-    let warnings: Vec<ExpressionWarning> = serde_json::from_value(warnings.into()).map_err(kube::Error::SerdeError)?;
-    let status = ValidatingAdmissionPolicyStatus {
-        observed_generation: policy.metadata.generation,
-        type_checking: Some(TypeChecking { expression_warnings: Some(warnings).filter(|w| !w.is_empty()) }),
-        ..policy.status.clone().unwrap_or_default()
-    };
-    let written = patch_status_if_changed(context, policy.as_ref(), policy.status.as_ref(), &status).await;
-    ignore(written, &[409])
 }

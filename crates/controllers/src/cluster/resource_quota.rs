@@ -37,10 +37,14 @@ pub fn start(context: Context) {
     controller.watch(&context.informers.of::<PersistentVolumeClaim>(), quotas_of(&quotas));
     controller.needs(&definitions);
     let queue = controller.queue().clone();
-    controller.run("resourcequota", 2, Work { context, quotas, definitions, followed: Followed::default(), queue });
+    controller.run(
+        "resourcequota",
+        2,
+        ResourceQuotaController { context, quotas, definitions, followed: Followed::default(), queue },
+    );
 }
 
-struct Work {
+struct ResourceQuotaController {
     context: Context,
     quotas: Informer<ResourceQuota>,
     definitions: Informer<CustomResourceDefinition>,
@@ -48,7 +52,7 @@ struct Work {
     queue: Queue,
 }
 
-impl Reconcile for Work {
+impl Reconcile for ResourceQuotaController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let custom = custom_resources::kinds(&self.definitions);
         let wanted = wanted(&self.quotas, &custom);

@@ -17,15 +17,15 @@ pub const BOOTSTRAP_TOKENS: &str = "metadata.namespace=kube-system,type=bootstra
 pub fn start(context: Context) {
     let secrets = context.informers.selected::<Secret>(BOOTSTRAP_TOKENS);
     let controller = Controller::of(&context, &secrets);
-    controller.run("token-cleaner", 1, Work { context, secrets });
+    controller.run("token-cleaner", 1, TokenCleaner { context, secrets });
 }
 
-struct Work {
+struct TokenCleaner {
     context: Context,
     secrets: Informer<Secret>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for TokenCleaner {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(secret) = self.secrets.get(key) else { return Ok(None) };
         expire(&self.context, &secret).await

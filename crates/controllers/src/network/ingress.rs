@@ -25,7 +25,8 @@ const CONTROLLER: &str = "timonel.io/ingress";
 const CLASS: &str = "timonel";
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
-struct Caches {
+struct IngressController {
+    context: Context,
     ingresses: Informer<Ingress>,
     classes: Informer<IngressClass>,
     nodes: Informer<Node>,
@@ -43,7 +44,7 @@ struct Seen {
     since: Instant,
 }
 
-impl Caches {
+impl IngressController {
     /// How long the Ingress must still be left alone.
     fn restless_for(&self, key: &Key, ingress: &Ingress) -> Option<Duration> {
         let version = &ingress.metadata.resource_version;
@@ -61,23 +62,24 @@ impl Caches {
 }
 
 pub fn start(context: Context) {
-    let caches = Caches {
+    let state = IngressController {
+        context: context.clone(),
         ingresses: context.informers.of(),
         classes: context.informers.of(),
         nodes: context.informers.of(),
         services: context.informers.of(),
         restless: Mutex::default(),
     };
-    let mut controller = Controller::of(&context, &caches.ingresses);
+    let mut controller = Controller::of(&context, &state.ingresses);
     // Classes and nodes are about all of them.
-    let ingresses = caches.ingresses.clone();
-    controller.watch(&caches.classes, move |_| all_keys(&ingresses));
-    let ingresses = caches.ingresses.clone();
+    let ingresses = state.ingresses.clone();
+    controller.watch(&state.classes, move |_| all_keys(&ingresses));
+    let ingresses = state.ingresses.clone();
     controller
-        .watch(&caches.nodes, move |change| if addresses_changed(change) { all_keys(&ingresses) } else { Vec::new() });
+        .watch(&state.nodes, move |change| if addresses_changed(change) { all_keys(&ingresses) } else { Vec::new() });
     // Ingresses that name a service get an event when it is deleted.
-    let ingresses = caches.ingresses.clone();
-    controller.watch(&caches.services, move |change| {
+    let ingresses = state.ingresses.clone();
+    controller.watch(&state.services, move |change| {
         let informer::Change::Deleted(service) = change else { return Vec::new() };
         let names = |i: &&Arc<Ingress>| backends(i).any(|b| b.name == service.name_any());
         let all = ingresses.list_in(&service.namespace().unwrap_or_default());
@@ -89,18 +91,7 @@ pub fn start(context: Context) {
             tracing::warn!(%error, "failed to create the IngressClass");
         }
     });
-    controller.run("ingress", 1, Work { context, caches });
-}
-
-struct Work {
-    context: Context,
-    caches: Caches,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches, key).await
-    }
+    controller.run("ingress", 1, state);
 }
 
 pub fn addresses_changed(change: &informer::Change<Node>) -> bool {
@@ -137,68 +128,75 @@ fn backends(ingress: &Ingress) -> impl Iterator<Item = &IngressServiceBackend> {
     default.chain(rules.map(|path| &path.backend)).filter_map(|backend| backend.service.as_ref())
 }
 
-/// What an Ingress names that isn't there, or is of no use.
-async fn complaints(context: &Context, caches: &Caches, ingress: &Ingress) -> Result<Vec<(&'static str, String)>> {
-    let namespace = ingress.namespace().unwrap_or_default();
-    let mut found = Vec::new();
-    for backend in backends(ingress) {
-        let (name, port) = (&backend.name, backend.port.clone().unwrap_or_default());
-        let Some(service) = caches.services.get(&Key::new(&namespace, name)) else {
-            found.push(("BackendNotFound", format!("there is no service {namespace}/{name}: its requests get 503")));
-            continue;
+impl Reconcile for IngressController {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(ingress) = self.ingresses.get(key) else {
+            self.restless.lock().remove(key);
+            return Ok(None);
         };
-        let fits = |p: &ServicePort| match &port.name {
-            Some(named) => p.name.as_ref() == Some(named),
-            None => Some(p.port) == port.number,
-        };
-        if !service.spec.iter().flat_map(|s| s.ports.iter().flatten()).any(fits) {
-            let port = port.name.unwrap_or_else(|| port.number.unwrap_or_default().to_string());
-            let text = format!("service {namespace}/{name} has no port {port}: its requests get 503");
-            found.push(("BackendNotFound", text));
+        if !is_ours(&ingress, &self.classes.list()) {
+            return Ok(None);
         }
-    }
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    for name in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()).filter_map(|tls| tls.secret_name.as_ref()) {
-        let secret = secrets.get_opt(name).await?;
-        let usable = secret.ok_or_else(|| "it isn't there".to_string());
-        if let Err(why) = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ())) {
-            let text = format!(
-                "secret {namespace}/{name} can't be served: {why}; the one before it, or a self-signed certificate, stands for it"
-            );
-            found.push(("InvalidCertificate", text));
+        let mut addresses: Vec<String> = self.nodes.list().iter().flat_map(|n| addresses(n)).collect();
+        addresses.sort();
+        let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+        let present: Vec<&str> =
+            balancer.iter().flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect();
+        let is_written = present == addresses;
+        let restless_for = if is_written { None } else { self.restless_for(key, &ingress) };
+        if let Some(left) = restless_for {
+            return Ok(Some(left));
         }
+        for (reason, text) in self.complaints(&ingress).await? {
+            self.context.events.warning(ingress.as_ref(), reason, text);
+        }
+        if is_written {
+            return Ok(None);
+        }
+        let wanted = addresses.into_iter().map(|ip| IngressLoadBalancerIngress { ip: Some(ip), ..Default::default() });
+        let status =
+            IngressStatus { load_balancer: Some(IngressLoadBalancerStatus { ingress: Some(wanted.collect()) }) };
+        patch_status_if_changed(&self.context, ingress.as_ref(), ingress.status.as_ref(), &status).await?;
+        Ok(None)
     }
-    found.sort();
-    found.dedup();
-    Ok(found)
 }
 
-async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
-    let Some(ingress) = caches.ingresses.get(key) else {
-        caches.restless.lock().remove(key);
-        return Ok(None);
-    };
-    if !is_ours(&ingress, &caches.classes.list()) {
-        return Ok(None);
+impl IngressController {
+    /// What an Ingress names that isn't there, or is of no use.
+    async fn complaints(&self, ingress: &Ingress) -> Result<Vec<(&'static str, String)>> {
+        let namespace = ingress.namespace().unwrap_or_default();
+        let mut found = Vec::new();
+        for backend in backends(ingress) {
+            let (name, port) = (&backend.name, backend.port.clone().unwrap_or_default());
+            let Some(service) = self.services.get(&Key::new(&namespace, name)) else {
+                found
+                    .push(("BackendNotFound", format!("there is no service {namespace}/{name}: its requests get 503")));
+                continue;
+            };
+            let fits = |p: &ServicePort| match &port.name {
+                Some(named) => p.name.as_ref() == Some(named),
+                None => Some(p.port) == port.number,
+            };
+            if !service.spec.iter().flat_map(|s| s.ports.iter().flatten()).any(fits) {
+                let port = port.name.unwrap_or_else(|| port.number.unwrap_or_default().to_string());
+                let text = format!("service {namespace}/{name} has no port {port}: its requests get 503");
+                found.push(("BackendNotFound", text));
+            }
+        }
+        let secrets: Api<Secret> = Api::namespaced(self.context.client.clone(), &namespace);
+        for name in ingress.spec.iter().flat_map(|s| s.tls.iter().flatten()).filter_map(|tls| tls.secret_name.as_ref())
+        {
+            let secret = secrets.get_opt(name).await?;
+            let usable = secret.ok_or_else(|| "it isn't there".to_string());
+            if let Err(why) = usable.and_then(|secret| gateway::certificate::from_secret(&secret).map(|_| ())) {
+                let text = format!(
+                    "secret {namespace}/{name} can't be served: {why}; the one before it, or a self-signed certificate, stands for it"
+                );
+                found.push(("InvalidCertificate", text));
+            }
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
     }
-    let mut addresses: Vec<String> = caches.nodes.list().iter().flat_map(|n| addresses(n)).collect();
-    addresses.sort();
-    let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
-    let present: Vec<&str> =
-        balancer.iter().flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect();
-    let is_written = present == addresses;
-    let restless_for = if is_written { None } else { caches.restless_for(key, &ingress) };
-    if let Some(left) = restless_for {
-        return Ok(Some(left));
-    }
-    for (reason, text) in complaints(context, caches, &ingress).await? {
-        context.events.warning(ingress.as_ref(), reason, text);
-    }
-    if is_written {
-        return Ok(None);
-    }
-    let wanted = addresses.into_iter().map(|ip| IngressLoadBalancerIngress { ip: Some(ip), ..Default::default() });
-    let status = IngressStatus { load_balancer: Some(IngressLoadBalancerStatus { ingress: Some(wanted.collect()) }) };
-    patch_status_if_changed(context, ingress.as_ref(), ingress.status.as_ref(), &status).await?;
-    Ok(None)
 }

@@ -115,42 +115,33 @@ fn plan(
     wanted
 }
 
-struct Caches {
+struct ServiceLbController {
+    context: Context,
     services: Informer<Service>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
 }
 
 pub fn start(context: Context) {
-    let caches =
-        Caches { services: context.informers.of(), nodes: context.informers.of(), slices: context.informers.of() };
+    let load_balancer = ServiceLbController {
+        context: context.clone(),
+        services: context.informers.of(),
+        nodes: context.informers.of(),
+        slices: context.informers.of(),
+    };
     // Services share the nodes' ports, so they are looked at together.
-    let all = || Some(Key::new("", "all"));
     let mut controller = Controller::of_keys();
-    controller.watch(&caches.services, move |change| {
-        let of_interest = |s: &Service| is_ours(s) || has_addresses(s);
-        all().filter(|_| of_interest(change.object()))
-    });
-    let services = caches.services.clone();
-    controller.watch(&caches.slices, move |change| {
+    controller
+        .watch_for_all(&load_balancer.services, |change| is_ours(change.object()) || has_addresses(change.object()));
+    let services = load_balancer.services.clone();
+    controller.watch_for_all(&load_balancer.slices, move |change| {
         let slice = change.object();
         let name = slice.labels().get("kubernetes.io/service-name").cloned().unwrap_or_default();
         let service = services.get(&Key::new(&slice.namespace().unwrap_or_default(), &name));
-        all().filter(|_| service.is_some_and(|s| is_ours(&s)))
+        service.is_some_and(|s| is_ours(&s))
     });
-    controller.watch(&caches.nodes, move |_| all());
-    controller.run("service-lb", 1, Work { context, caches });
-}
-
-struct Work {
-    context: Context,
-    caches: Caches,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches).await
-    }
+    controller.watch_all(&load_balancer.nodes);
+    controller.run("service-lb", 1, load_balancer);
 }
 
 fn has_addresses(service: &Service) -> bool {
@@ -162,28 +153,30 @@ fn virtual_address(ip: &str) -> LoadBalancerIngress {
     LoadBalancerIngress { ip: Some(ip.into()), ip_mode: Some("VIP".into()), ..LoadBalancerIngress::default() }
 }
 
-async fn sync(context: &Context, caches: &Caches) -> Result<Option<Duration>> {
-    let services = caches.services.list();
-    let wanted = plan(&services, &caches.nodes.list(), &caches.slices.list(), context.config.api_port);
-    for service in &services {
-        let ingress: Vec<LoadBalancerIngress> = match wanted.get(&service.key()) {
-            Some(Wanted::Addresses(addresses)) => addresses.iter().map(|ip| virtual_address(ip)).collect(),
-            Some(Wanted::Nothing(why)) => {
-                // An event is repeated as a count, not as another one.
-                context.events.warning(service.as_ref(), "NoLoadBalancerAddress", why.clone());
-                Vec::new()
-            }
-            // Of another kind now, or another load balancer's business.
-            None if service.spec.as_ref().is_some_and(|s| s.type_.as_deref() != Some("LoadBalancer")) => Vec::new(),
-            None => continue,
-        };
-        let status = ServiceStatus {
-            load_balancer: Some(LoadBalancerStatus { ingress: Some(ingress) }),
-            ..service.status.clone().unwrap_or_default()
-        };
-        patch_status_if_changed(context, service.as_ref(), service.status.as_ref(), &status).await?;
+impl Reconcile for ServiceLbController {
+    async fn reconcile(&self, _: &Key) -> Result<Option<Duration>> {
+        let services = self.services.list();
+        let wanted = plan(&services, &self.nodes.list(), &self.slices.list(), self.context.config.api_port);
+        for service in &services {
+            let ingress: Vec<LoadBalancerIngress> = match wanted.get(&service.key()) {
+                Some(Wanted::Addresses(addresses)) => addresses.iter().map(|ip| virtual_address(ip)).collect(),
+                Some(Wanted::Nothing(why)) => {
+                    // An event is repeated as a count, not as another one.
+                    self.context.events.warning(service.as_ref(), "NoLoadBalancerAddress", why.clone());
+                    Vec::new()
+                }
+                // Of another kind now, or another load balancer's business.
+                None if service.spec.as_ref().is_some_and(|s| s.type_.as_deref() != Some("LoadBalancer")) => Vec::new(),
+                None => continue,
+            };
+            let status = ServiceStatus {
+                load_balancer: Some(LoadBalancerStatus { ingress: Some(ingress) }),
+                ..service.status.clone().unwrap_or_default()
+            };
+            patch_status_if_changed(&self.context, service.as_ref(), service.status.as_ref(), &status).await?;
+        }
+        Ok(None)
     }
-    Ok(None)
 }
 
 #[cfg(test)]

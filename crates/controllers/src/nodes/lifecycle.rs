@@ -26,7 +26,8 @@ use super::{eviction, ttl, volumes};
 /// How long a pod may be on a node that isn't there before it counts as lost (upstream's `quarantineTime`).
 const QUARANTINE: Duration = Duration::from_secs(40);
 
-pub(super) struct Caches {
+pub(super) struct NodeLifecycleController {
+    pub(super) context: Context,
     pub(super) nodes: Informer<Node>,
     pods: Informer<Pod>,
     volumes: Informer<PersistentVolume>,
@@ -43,146 +44,149 @@ fn zone(node: &Node) -> String {
 
 pub fn start(context: Context) {
     let leases = context.informers.of::<Lease>();
-    let caches = Caches {
+    let state = NodeLifecycleController {
         nodes: context.informers.of(),
         pods: context.informers.of(),
         volumes: context.informers.of(),
         health: Mutex::default(),
         without_range: Mutex::default(),
+        context: context.clone(),
     };
-    let caches = Arc::new(caches);
-    let mut controller = Controller::about(&context, &caches.nodes);
-    let (own, known) = (caches.clone(), context.clone());
-    controller.watch(&caches.nodes, move |change| node_changed(&known, &own, change));
-    let own = caches.clone();
-    controller.watch(&leases, move |change| lease_changed(&own, change.object()));
-    let (queue, own) = (controller.queue().clone(), caches.clone());
-    controller.watch(&caches.pods, move |change| pod_changed(&queue, &own, change));
+    let state = Arc::new(state);
+    let mut controller = Controller::about(&context, &state.nodes);
+    let own = state.clone();
+    controller.watch(&state.nodes, move |change| own.node_changed(change));
+    let own = state.clone();
+    controller.watch(&leases, move |change| own.lease_changed(change.object()));
+    let (queue, own) = (controller.queue().clone(), state.clone());
+    controller.watch(&state.pods, move |change| own.pod_changed(&queue, change));
     // One worker, so that no two nodes get the same range.
-    controller.run("node", 1, Work { context, caches });
+    controller.run("node", 1, state);
 }
 
-/// Takes in what is heard of a node; returns it, and the other nodes for which that matters.
-fn node_changed(context: &Context, caches: &Caches, change: &Change<Node>) -> Vec<Key> {
-    let (node, now) = (change.object(), apimachinery::clock::now());
-    let mut keys = vec![node.key()];
-    let changed = match change {
-        Change::Applied { .. } => caches.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now),
-        Change::Deleted(_) => {
-            let text = format!("Node {0} event: Removing Node {0} from Controller", node.name_any());
-            context.events.normal(node.as_ref(), "RemovingNode", text);
-            volumes::record_unavailable(context, &caches.volumes, &caches.nodes, node, "is gone");
-            // Its range is free for a node that got none.
-            keys.extend(caches.without_range.lock().drain().map(|name| Key::new("", &name)));
-            caches.health.lock().remove(&node.name_any(), now)
+impl NodeLifecycleController {
+    /// Takes in what is heard of a node; returns it, and the other nodes for which that matters.
+    fn node_changed(&self, change: &Change<Node>) -> Vec<Key> {
+        let (node, now) = (change.object(), apimachinery::clock::now());
+        let mut keys = vec![node.key()];
+        let changed = match change {
+            Change::Applied { .. } => self.health.lock().put(&node.name_any(), &zone(node), is_ready(node), now),
+            Change::Deleted(_) => {
+                let text = format!("Node {0} event: Removing Node {0} from Controller", node.name_any());
+                self.context.events.normal(node.as_ref(), "RemovingNode", text);
+                volumes::record_unavailable(&self.context, &self.volumes, &self.nodes, node, "is gone");
+                // Its range is free for a node that got none.
+                keys.extend(self.without_range.lock().drain().map(|name| Key::new("", &name)));
+                self.health.lock().remove(&node.name_any(), now)
+            }
+        };
+        if let Change::Applied { old: None, new } = change {
+            let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
+            self.context.events.normal(new.as_ref(), "RegisteredNode", text);
         }
-    };
-    if let Change::Applied { old: None, new } = change {
-        let text = format!("Node {0} event: Registered Node {0} in Controller", new.name_any());
-        context.events.normal(new.as_ref(), "RegisteredNode", text);
+        if changed {
+            // What may be done with the silent ones has changed.
+            keys.extend(self.nodes.list().iter().filter(|n| !is_ready(n)).map(|n| n.key()));
+        }
+        keys
     }
-    if changed {
-        // What may be done with the silent ones has changed.
-        keys.extend(caches.nodes.list().iter().filter(|n| !is_ready(n)).map(|n| n.key()));
+
+    fn lease_changed(&self, lease: &Lease) -> Option<Key> {
+        let (name, now) = (lease.name_any(), apimachinery::clock::now());
+        if lease.namespace().as_deref() != Some("kube-node-lease") {
+            return None;
+        }
+        let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
+        self.health.lock().hear(&name, renewed, now);
+        let key = Key::new("", &name);
+        self.nodes.get(&key).is_some_and(|n| !is_ready(&n)).then_some(key)
     }
-    keys
+
+    /// The node of a pod that comes to a node that others have to leave, or goes from one that is out of service.
+    fn pod_changed(&self, queue: &Queue, change: &Change<Pod>) -> Option<Key> {
+        let Change::Applied { old, new } = change else { return None };
+        let key = Key::new("", new.spec.as_ref()?.node_name.as_deref()?);
+        let node = self.nodes.get(&key);
+        if node.is_none() {
+            // The node may be created yet; a pod of a node that never is gets deleted.
+            queue.add_after(key.clone(), QUARANTINE);
+        }
+        let matters = old.as_ref().is_none_or(|old| {
+            old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
+                || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+        });
+        let evicts = node.is_some_and(|n| taints(&n).iter().any(|t| t.effect == "NoExecute"));
+        (matters && evicts).then_some(key)
+    }
 }
 
-fn lease_changed(caches: &Caches, lease: &Lease) -> Option<Key> {
-    let (name, now) = (lease.name_any(), apimachinery::clock::now());
-    if lease.namespace().as_deref() != Some("kube-node-lease") {
-        return None;
-    }
-    let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
-    caches.health.lock().hear(&name, renewed, now);
-    let key = Key::new("", &name);
-    caches.nodes.get(&key).is_some_and(|n| !is_ready(&n)).then_some(key)
-}
-
-/// The node of a pod that comes to a node that others have to leave, or goes from one that is out of service.
-fn pod_changed(queue: &Queue, caches: &Caches, change: &Change<Pod>) -> Option<Key> {
-    let Change::Applied { old, new } = change else { return None };
-    let key = Key::new("", new.spec.as_ref()?.node_name.as_deref()?);
-    let node = caches.nodes.get(&key);
-    if node.is_none() {
-        // The node may be created yet; a pod of a node that never is gets deleted.
-        queue.add_after(key.clone(), QUARANTINE);
-    }
-    let matters = old.as_ref().is_none_or(|old| {
-        old.spec.as_ref().is_none_or(|s| s.node_name.is_none())
-            || old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
-    });
-    let evicts = node.is_some_and(|n| taints(&n).iter().any(|t| t.effect == "NoExecute"));
-    (matters && evicts).then_some(key)
-}
-
-struct Work {
-    context: Context,
-    caches: Arc<Caches>,
-}
-
-impl Reconcile for Work {
+impl Reconcile for NodeLifecycleController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches, key).await
-    }
-}
-
-async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
-    let Some(node) = caches.nodes.get(key) else {
-        // The cache may be behind: only the API itself knows that there is no such node.
-        let nodes: Api<Node> = Api::all(context.client.clone());
-        if nodes.get_metadata_opt(&key.name).await?.is_some() {
+        let Some(node) = self.nodes.get(key) else {
+            // The cache may be behind: only the API itself knows that there is no such node.
+            let nodes: Api<Node> = Api::all(self.context.client.clone());
+            if nodes.get_metadata_opt(&key.name).await?.is_some() {
+                return Ok(None);
+            }
+            return eviction::orphans(&self.context, &self.pods, &key.name).await.map(|()| None);
+        };
+        let api: Api<Node> = Api::all(self.context.client.clone());
+        if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) {
+            give_range(self, &node).await?;
+        }
+        ttl::annotate(&api, &node, self.nodes.list().len()).await?;
+        if let Some(allocatable) = extended_allocatable(&node) {
+            let patch = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
+            ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
+        }
+        let now = apimachinery::clock::now();
+        let silence = self.health.lock().silence(&key.name, now);
+        let lost = silence > GRACE;
+        let ready = node
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.as_ref())
+            .and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
+        if lost && ready.is_none_or(|c| c.status != "Unknown") {
+            tracing::warn!(node = key.name, "a node stopped renewing its lease; its Ready condition is now Unknown");
+            self.context.events.normal(
+                node.as_ref(),
+                "NodeNotReady",
+                format!("Node {} status is now: NodeNotReady", key.name),
+            );
+            mark_unknown(&api, &node).await?;
+            volumes::record_unavailable(&self.context, &self.volumes, &self.nodes, &node, "is down");
+            // The change brings the node here again.
             return Ok(None);
         }
-        return eviction::orphans(context, &caches.pods, &key.name).await.map(|()| None);
-    };
-    let api: Api<Node> = Api::all(context.client.clone());
-    if node.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()) {
-        give_range(context, caches, &node).await?;
-    }
-    ttl::annotate(&api, &node, caches.nodes.list().len()).await?;
-    if let Some(allocatable) = extended_allocatable(&node) {
-        let patch = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
-        ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
-    }
-    let now = apimachinery::clock::now();
-    let silence = caches.health.lock().silence(&key.name, now);
-    let lost = silence > GRACE;
-    let ready =
-        node.status.as_ref().and_then(|s| s.conditions.as_ref()).and_then(|c| c.iter().find(|c| c.type_ == "Ready"));
-    if lost && ready.is_none_or(|c| c.status != "Unknown") {
-        tracing::warn!(node = key.name, "a node stopped renewing its lease; its Ready condition is now Unknown");
-        context.events.normal(node.as_ref(), "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
-        mark_unknown(&api, &node).await?;
-        volumes::record_unavailable(context, &caches.volumes, &caches.nodes, &node, "is down");
-        // The change brings the node here again.
-        return Ok(None);
-    }
-    if ready.is_some_and(|c| c.status == "Unknown") {
-        eviction::mark_unready(context, &caches.pods, &key.name).await?;
-    }
-    let mut wanted = wanted_taints(&node, lost);
-    let mut again = None;
-    let executes = |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
-    if let Some(given_up) = wanted.iter().copied().find(executes) {
-        let health = &caches.health;
-        if health.lock().is_halted() {
-            wanted.retain(|w| !executes(w));
-        } else if !taints(&node).iter().any(|t| is_taint(t, given_up)) {
-            match health.lock().give_up(&key.name, now) {
-                Verdict::Yes => {}
-                Verdict::No => wanted.retain(|w| !executes(w)),
-                Verdict::Later(wait) => {
-                    wanted.retain(|w| !executes(w));
-                    again = Duration::try_from(wait).ok();
+        if ready.is_some_and(|c| c.status == "Unknown") {
+            eviction::mark_unready(&self.context, &self.pods, &key.name).await?;
+        }
+        let mut wanted = wanted_taints(&node, lost);
+        let mut again = None;
+        let executes =
+            |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
+        if let Some(given_up) = wanted.iter().copied().find(executes) {
+            let health = &self.health;
+            if health.lock().is_halted() {
+                wanted.retain(|w| !executes(w));
+            } else if !taints(&node).iter().any(|t| is_taint(t, given_up)) {
+                match health.lock().give_up(&key.name, now) {
+                    Verdict::Yes => {}
+                    Verdict::No => wanted.retain(|w| !executes(w)),
+                    Verdict::Later(wait) => {
+                        wanted.retain(|w| !executes(w));
+                        again = Duration::try_from(wait).ok();
+                    }
                 }
             }
         }
+        write_taints(&api, &node, &wanted).await?;
+        let evicted = eviction::evict(&self.context, &self.pods, &node).await?;
+        let silent =
+            (!lost).then(|| Duration::try_from(GRACE - silence).unwrap_or_default() + Duration::from_millis(100));
+        Ok([again, evicted, silent].into_iter().flatten().min())
     }
-    write_taints(&api, &node, &wanted).await?;
-    let evicted = eviction::evict(context, &caches.pods, &node).await?;
-    let silent = (!lost).then(|| Duration::try_from(GRACE - silence).unwrap_or_default() + Duration::from_millis(100));
-    Ok([again, evicted, silent].into_iter().flatten().min())
 }
 
 /// Extended resources that are advertised in `status.capacity` are allocatable as they are; upstream's kubelet writes that with its

@@ -9,8 +9,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::lifecycle::Caches;
-use crate::toolkit::{Context, Result};
+use super::lifecycle::NodeLifecycleController;
+use crate::toolkit::Result;
 
 /// Prefix length of a node's range of IPv6 addresses, as upstream has it.
 const NODE_PREFIX_V6: u8 = 64;
@@ -29,8 +29,8 @@ fn free_range(cluster: IpNet, prefix: u8, taken: &HashSet<IpNet>) -> Option<IpNe
 ///
 /// # Errors
 /// The API refuses the range, as it does when the node has got another one or is gone.
-pub(super) async fn give_range(context: &Context, caches: &Caches, node: &Node) -> Result {
-    let nodes = &caches.nodes;
+pub(super) async fn give_range(of: &NodeLifecycleController, node: &Node) -> Result {
+    let (context, nodes) = (&of.context, &of.nodes);
     let list = nodes.list();
     let taken =
         list.iter().filter_map(|n| n.spec.as_ref()?.pod_cidrs.as_ref()).flatten().filter_map(|c| c.parse().ok());
@@ -41,7 +41,7 @@ pub(super) async fn give_range(context: &Context, caches: &Caches, node: &Node) 
         .iter()
         .map(|cluster| free_range(cluster, context.config.node_cidr_mask_size, &taken));
     let Some(ranges) = ranges.map(|range| range.map(|r| r.to_string())).collect::<Option<Vec<String>>>() else {
-        if caches.without_range.lock().insert(node.name_any()) {
+        if of.without_range.lock().insert(node.name_any()) {
             let text = format!("Node {} status is now: CIDRNotAvailable", node.name_any());
             context.events.normal(node, "CIDRNotAvailable", text);
         }

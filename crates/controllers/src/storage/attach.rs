@@ -17,7 +17,8 @@ use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::{OUT_OF_SERVICE, is_ready};
 use crate::toolkit::{Context, Result, ignore};
 
-struct Caches {
+struct AttachDetachController {
+    context: Context,
     pods: Informer<Pod>,
     claims: Informer<PersistentVolumeClaim>,
     volumes: Informer<PersistentVolume>,
@@ -26,17 +27,10 @@ struct Caches {
     nodes: Informer<Node>,
 }
 
-/// Driver and handle of a volume that a driver's attacher attaches.
-fn attachable(caches: &Caches, volume: &PersistentVolume) -> Option<(String, String)> {
-    let source = volume.spec.as_ref()?.csi.as_ref()?;
-    let driver = caches.drivers.get(&Key::new("", &source.driver));
-    let required = driver.is_none_or(|d| d.spec.attach_required != Some(false));
-    required.then(|| (source.driver.clone(), source.volume_handle.clone()))
-}
-
 /// Keys are those of volumes: each is attached where pods need it.
 pub fn start(context: Context) {
-    let caches = Caches {
+    let attacher = AttachDetachController {
+        context: context.clone(),
         pods: context.informers.of(),
         claims: context.informers.of(),
         volumes: context.informers.of(),
@@ -45,23 +39,23 @@ pub fn start(context: Context) {
         nodes: context.informers.of(),
     };
     let mut controller = Controller::of_keys();
-    let claims = caches.claims.clone();
-    controller.watch(&caches.pods, move |change| {
+    let claims = attacher.claims.clone();
+    controller.watch(&attacher.pods, move |change| {
         let pod = change.object();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
         let found = claims_of(pod).into_iter().filter_map(|claim| claims.get(&Key::new(namespace, &claim)));
         found.filter_map(|claim| Some(Key::new("", claim.spec.as_ref()?.volume_name.as_ref()?))).collect::<Vec<_>>()
     });
-    controller.watch(&caches.claims, |change| {
+    controller.watch(&attacher.claims, |change| {
         change.object().spec.as_ref().and_then(|s| s.volume_name.as_ref()).map(|volume| Key::new("", volume))
     });
-    controller.watch(&caches.volumes, |change| {
+    controller.watch(&attacher.volumes, |change| {
         let volume = change.object();
         volume.spec.as_ref().is_some_and(|s| s.csi.is_some()).then(|| volume.key())
     });
-    controller.watch(&caches.attachments, |change| volume_key(change.object()));
-    let attachments = caches.attachments.clone();
-    controller.watch(&caches.nodes, move |change| {
+    controller.watch(&attacher.attachments, |change| volume_key(change.object()));
+    let attachments = attacher.attachments.clone();
+    controller.watch(&attacher.nodes, move |change| {
         let of = |node: &Node| (node.status.as_ref().and_then(|s| s.volumes_in_use.clone()), is_ready(node));
         if let Change::Applied { old: Some(old), new } = change
             && of(old) == of(new)
@@ -72,34 +66,13 @@ pub fn start(context: Context) {
         let of_node = attachments.list().into_iter().filter(|a| a.spec.node_name == name);
         of_node.filter_map(|attachment| volume_key(&attachment)).collect()
     });
-    controller.needs(&caches.drivers);
-    controller.run("attach", 2, Work { context, caches });
+    controller.needs(&attacher.drivers);
+    controller.run("attach", 2, attacher);
 }
 
 /// The key of the volume that an attachment is of.
 fn volume_key(attachment: &VolumeAttachment) -> Option<Key> {
     attachment.spec.source.persistent_volume_name.as_ref().map(|volume| Key::new("", volume))
-}
-
-struct Work {
-    context: Context,
-    caches: Caches,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches, key).await
-    }
-}
-
-/// The nodes whose pods need a volume.
-fn nodes(caches: &Caches, volume: &PersistentVolume) -> BTreeSet<String> {
-    let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
-    let Some((namespace, claim)) = reference.and_then(|r| Some((r.namespace.clone()?, r.name.clone()?))) else {
-        return BTreeSet::new();
-    };
-    let of = caches.pods.list_in(&namespace).into_iter().filter(|p| uses(p, &claim));
-    of.filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect()
 }
 
 /// How long a node that isn't ready may keep what it says it uses: then it is taken for dead, as upstream takes it.
@@ -142,59 +115,81 @@ fn is_shared(volume: &PersistentVolume) -> bool {
     modes.into_iter().flatten().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
 }
 
-async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result<Option<Duration>> {
-    let volume = caches.volumes.get(key);
-    let attachable = volume.as_ref().and_then(|v| attachable(caches, v));
-    let wanted = match (&volume, &attachable) {
-        (Some(volume), Some(_)) => nodes(caches, volume),
-        _ => BTreeSet::new(),
-    };
-    let api: Api<VolumeAttachment> = Api::all(context.client.clone());
-    let of = |a: &VolumeAttachment| a.spec.source.persistent_volume_name.as_deref() == Some(&key.name);
-    let present: Vec<_> = caches.attachments.list().into_iter().filter(|a| of(a)).collect();
-    let mut again = None;
-    for attachment in &present {
-        if wanted.contains(&attachment.spec.node_name) || attachment.metadata.deletion_timestamp.is_some() {
-            continue;
+impl Reconcile for AttachDetachController {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let volume = self.volumes.get(key);
+        let attachable = volume.as_ref().and_then(|v| self.attachable(v));
+        let wanted = match (&volume, &attachable) {
+            (Some(volume), Some(_)) => self.nodes(volume),
+            _ => BTreeSet::new(),
+        };
+        let api: Api<VolumeAttachment> = Api::all(self.context.client.clone());
+        let of = |a: &VolumeAttachment| a.spec.source.persistent_volume_name.as_deref() == Some(&key.name);
+        let present: Vec<_> = self.attachments.list().into_iter().filter(|a| of(a)).collect();
+        let mut again = None;
+        for attachment in &present {
+            if wanted.contains(&attachment.spec.node_name) || attachment.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_volume_name(driver, handle));
+            let node = self.nodes.get(&Key::new("", &attachment.spec.node_name));
+            match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
+                Detach::Now => ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
+                Detach::Wait => {}
+                Detach::After(wait) => again = Some(wait),
+            }
         }
-        let unique = attachable.as_ref().map(|(driver, handle)| csi::unique_volume_name(driver, handle));
-        let node = caches.nodes.get(&Key::new("", &attachment.spec.node_name));
-        match detach(node.as_deref(), &unique.unwrap_or_default(), apimachinery::clock::now()) {
-            Detach::Now => ignore(api.delete(&attachment.name_any(), &DeleteParams::default()).await, &[404])?,
-            Detach::Wait => {}
-            Detach::After(wait) => again = Some(wait),
-        }
-    }
-    let (Some((driver, handle)), Some(volume)) = (attachable, volume) else { return Ok(again) };
-    for node in wanted.iter().filter(|node| !present.iter().any(|a| a.spec.node_name == **node)) {
-        // What one node alone may write isn't given to a second one before the first has let it go.
-        let other = present.iter().find(|a| a.spec.node_name != *node);
-        if let Some(other) = other.filter(|_| !is_shared(&volume)) {
-            record_multi_attach(context, caches, &volume, node, &other.spec.node_name);
-            continue;
-        }
-        let attachment = json!({"metadata": {"name": csi::attachment_name(&handle, &driver, node)},
+        let (Some((driver, handle)), Some(volume)) = (attachable, volume) else { return Ok(again) };
+        for node in wanted.iter().filter(|node| !present.iter().any(|a| a.spec.node_name == **node)) {
+            // What one node alone may write isn't given to a second one before the first has let it go.
+            let other = present.iter().find(|a| a.spec.node_name != *node);
+            if let Some(other) = other.filter(|_| !is_shared(&volume)) {
+                self.record_multi_attach(&volume, node, &other.spec.node_name);
+                continue;
+            }
+            let attachment = json!({"metadata": {"name": csi::attachment_name(&handle, &driver, node)},
             "spec": {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": key.name}}});
-        let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
-        ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;
-        if !is_shared(&volume) {
-            break;
+            let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
+            ignore(api.create(&PostParams::default(), &attachment).await, &[409])?;
+            if !is_shared(&volume) {
+                break;
+            }
         }
+        Ok(again)
     }
-    Ok(again)
 }
 
-fn record_multi_attach(context: &Context, caches: &Caches, volume: &PersistentVolume, node: &str, other: &str) {
-    let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return };
-    let claim_name = claim.name.as_deref().unwrap_or("");
-    let text = format!(
-        "Multi-Attach error for volume \"{}\" Volume is already exclusively attached to node {other} and can't be attached to another",
-        volume.name_any()
-    );
-    for pod in caches.pods.list_in(claim.namespace.as_deref().unwrap_or("")) {
-        let here = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
-        if here && uses(&pod, claim_name) {
-            context.events.warning(pod.as_ref(), "FailedAttachVolume", text.clone());
+impl AttachDetachController {
+    /// Driver and handle of a volume that a driver's attacher attaches.
+    fn attachable(&self, volume: &PersistentVolume) -> Option<(String, String)> {
+        let source = volume.spec.as_ref()?.csi.as_ref()?;
+        let driver = self.drivers.get(&Key::new("", &source.driver));
+        let required = driver.is_none_or(|d| d.spec.attach_required != Some(false));
+        required.then(|| (source.driver.clone(), source.volume_handle.clone()))
+    }
+
+    /// The nodes whose pods need a volume.
+    fn nodes(&self, volume: &PersistentVolume) -> BTreeSet<String> {
+        let reference = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+        let Some((namespace, claim)) = reference.and_then(|r| Some((r.namespace.clone()?, r.name.clone()?))) else {
+            return BTreeSet::new();
+        };
+        let of = self.pods.list_in(&namespace).into_iter().filter(|p| uses(p, &claim));
+        of.filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect()
+    }
+
+    fn record_multi_attach(&self, volume: &PersistentVolume, node: &str, other: &str) {
+        let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return };
+        let claim_name = claim.name.as_deref().unwrap_or("");
+        let text = format!(
+            "Multi-Attach error for volume \"{}\" Volume is already exclusively attached to node {other} and can't be attached to another",
+            volume.name_any()
+        );
+        for pod in self.pods.list_in(claim.namespace.as_deref().unwrap_or("")) {
+            let here = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+            if here && uses(&pod, claim_name) {
+                self.context.events.warning(pod.as_ref(), "FailedAttachVolume", text.clone());
+            }
         }
     }
 }

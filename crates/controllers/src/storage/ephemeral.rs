@@ -24,57 +24,54 @@ pub fn start(context: Context) {
         let key = owner.map(|o| Key::new(&claim.namespace().unwrap_or_default(), &o.name));
         key.filter(|key| pods.get(key).is_some())
     });
-    controller.run("ephemeral-volume", 2, Work { context, all, present });
+    controller.run("ephemeral-volume", 2, EphemeralVolumeController { context, all, present });
 }
 
-struct Work {
+struct EphemeralVolumeController {
     context: Context,
     all: Informer<Pod>,
     present: Informer<PersistentVolumeClaim>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for EphemeralVolumeController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.all, &self.present, key).await.map(|()| None)
-    }
-}
-
-async fn sync(context: &Context, all: &Informer<Pod>, present: &Informer<PersistentVolumeClaim>, key: &Key) -> Result {
-    let Some(pod) = all.get(key).filter(|pod| !pods::is_deleting(pod)) else { return Ok(()) };
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &key.namespace);
-    for claim in claims(&pod) {
-        let Some(template) = claim.template else { continue };
-        if let Some(found) = present.get(&Key::new(&key.namespace, &claim.name)) {
-            if !claim.belongs(pod.metadata.uid.as_deref(), found.owner_references()) {
-                let (of, user) = (&key.namespace, &key.name);
-                let why = format!("PVC {of}/{} was not created for pod {of}/{user} (pod is not owner)", claim.name);
-                let why = format!("ephemeral volume {}: {why}", claim.volume);
-                context.events.warning(pod.as_ref(), "FailedBinding", why);
-            }
-            continue;
-        }
-        let mut new = PersistentVolumeClaim { spec: Some(template.spec.clone()), ..PersistentVolumeClaim::default() };
-        if let Some(metadata) = &template.metadata {
-            new.metadata.labels = metadata.labels.clone();
-            new.metadata.annotations = metadata.annotations.clone();
-        }
-        let name = claim.name;
-        new.metadata.name = Some(name.clone());
-        new.metadata.namespace = Some(key.namespace.clone());
-        new.metadata.owner_references = Some(vec![pods::owner(pod.as_ref())]);
-        match api.create(&PostParams::default(), &new).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {}
-            Err(error) => {
-                if !pods::is_of_namespace_that_ends(&error) {
-                    let why = informer::error_message(&error);
-                    let text = format!("ephemeral volume {}: create PVC {name}: {why}", claim.volume);
-                    context.events.warning(pod.as_ref(), "FailedBinding", text);
+        let Some(pod) = self.all.get(key).filter(|pod| !pods::is_deleting(pod)) else { return Ok(None) };
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        for claim in claims(&pod) {
+            let Some(template) = claim.template else { continue };
+            if let Some(found) = self.present.get(&Key::new(&key.namespace, &claim.name)) {
+                if !claim.belongs(pod.metadata.uid.as_deref(), found.owner_references()) {
+                    let (of, user) = (&key.namespace, &key.name);
+                    let why = format!("PVC {of}/{} was not created for pod {of}/{user} (pod is not owner)", claim.name);
+                    let why = format!("ephemeral volume {}: {why}", claim.volume);
+                    self.context.events.warning(pod.as_ref(), "FailedBinding", why);
                 }
-                // What a quota forbids today it may allow tomorrow.
-                return Err(error);
+                continue;
+            }
+            let mut new =
+                PersistentVolumeClaim { spec: Some(template.spec.clone()), ..PersistentVolumeClaim::default() };
+            if let Some(metadata) = &template.metadata {
+                new.metadata.labels = metadata.labels.clone();
+                new.metadata.annotations = metadata.annotations.clone();
+            }
+            let name = claim.name;
+            new.metadata.name = Some(name.clone());
+            new.metadata.namespace = Some(key.namespace.clone());
+            new.metadata.owner_references = Some(vec![pods::owner(pod.as_ref())]);
+            match api.create(&PostParams::default(), &new).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {}
+                Err(error) => {
+                    if !pods::is_of_namespace_that_ends(&error) {
+                        let why = informer::error_message(&error);
+                        let text = format!("ephemeral volume {}: create PVC {name}: {why}", claim.volume);
+                        self.context.events.warning(pod.as_ref(), "FailedBinding", text);
+                    }
+                    // What a quota forbids today it may allow tomorrow.
+                    return Err(error);
+                }
             }
         }
+        Ok(None)
     }
-    Ok(())
 }

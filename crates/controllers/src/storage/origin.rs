@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, TypedLocalObjectReferenc
 use kube::{Api, ResourceExt as _};
 use placement::storage_amount;
 
-use super::binding::Caches;
+use super::binding::Binder;
 use crate::toolkit::{Context, Result};
 
 /// What a volume of `local-path` is to be made of, and where that is.
@@ -24,26 +24,26 @@ pub struct Found {
 /// The API can't be asked for the snapshot. (What is wrong with the source itself is the inner error.)
 pub async fn find(
     context: &Context,
-    caches: &Caches,
+    binder: &Binder,
     claim: &PersistentVolumeClaim,
     source: &TypedLocalObjectReference,
 ) -> Result<Result<Found, String>> {
     let name = &source.name;
     match (source.api_group.as_deref().unwrap_or(""), source.kind.as_str()) {
         ("snapshot.storage.k8s.io", "VolumeSnapshot") => snapshot(context, claim, name).await,
-        ("", "PersistentVolumeClaim") => Ok(other(caches, claim, name)),
+        ("", "PersistentVolumeClaim") => Ok(other(binder, claim, name)),
         (group, kind) => Ok(Err(format!(
             "volumes of {PROVISIONER} are made of a VolumeSnapshot or a PersistentVolumeClaim, not of a {kind} of {group:?}"
         ))),
     }
 }
 
-fn other(caches: &Caches, claim: &PersistentVolumeClaim, name: &str) -> Result<Found, String> {
+fn other(binder: &Binder, claim: &PersistentVolumeClaim, name: &str) -> Result<Found, String> {
     let namespace = claim.namespace().unwrap_or_default();
-    let source = caches.claims.get(&Key::new(&namespace, name));
+    let source = binder.claims.get(&Key::new(&namespace, name));
     let source = source.ok_or_else(|| format!("the claim {name:?} isn't there"))?;
     let volume = source.spec.as_ref().and_then(|s| s.volume_name.as_ref());
-    let volume = volume.and_then(|v| caches.volumes.get(&Key::new("", v)));
+    let volume = volume.and_then(|v| binder.volumes.get(&Key::new("", v)));
     let volume = volume.ok_or_else(|| format!("the claim {name:?} isn't bound to a volume yet"))?;
     let node = local_path::node_of(&volume)
         .ok_or_else(|| format!("the volume of claim {name:?} isn't one of {PROVISIONER}"))?;

@@ -9,13 +9,20 @@ use tokio::sync::OnceCell;
 use super::adoption::{self, Selecting};
 use super::{Context, Result};
 
-/// Reconciles the object of a key.
+/// A control loop: what it reads of caches, and how it reconciles the object of a key.
 pub trait Reconcile: Send + Sync + 'static {
     /// Brings what there is nearer to what the object says. Returns the time after which the key is due again, if it is.
     ///
     /// # Errors
     /// An answer of the API that keeps it from that; the key is retried with back-off.
     fn reconcile(&self, key: &Key) -> impl Future<Output = Result<Option<Duration>>> + Send;
+}
+
+/// One whose watches read the same state.
+impl<R: Reconcile> Reconcile for Arc<R> {
+    fn reconcile(&self, key: &Key) -> impl Future<Output = Result<Option<Duration>>> + Send {
+        R::reconcile(self, key)
+    }
 }
 
 /// A loop before it runs. Every cache that it watches or needs has been filled before the first key is reconciled.
@@ -64,6 +71,20 @@ impl Controller {
     ) {
         cache.enqueue_keys(&self.queue, keys);
         self.needs(cache);
+    }
+
+    /// Every change of a cache adds the one key of a loop that looks at everything in one go.
+    pub fn watch_all<K: Keyed>(&mut self, cache: &Informer<K>) {
+        self.watch_for_all(cache, |_| true);
+    }
+
+    /// The same for a cache of whose changes only some matter.
+    pub fn watch_for_all<K: Keyed>(
+        &mut self,
+        cache: &Informer<K>,
+        matters: impl Fn(&Change<K>) -> bool + Send + Sync + 'static,
+    ) {
+        self.watch(cache, move |change| matters(change).then(|| Key::new("", "all")));
     }
 
     /// A change of a child adds the keys of the owners whose it is, was or could be.

@@ -76,7 +76,7 @@ pub fn start(context: Context) {
     let (crons, jobs) = (context.informers.of::<CronJob>(), context.informers.of::<Job>());
     let mut controller = Controller::of(&context, &crons);
     controller.watch(&jobs, |change| pods::controller_key(&change.object().metadata, "CronJob"));
-    controller.run("cronjob", 2, Work { context, crons, jobs });
+    controller.run("cronjob", 2, CronJobController { context, crons, jobs });
 }
 
 /// Whether a Job that was created by schedule hasn't ended. A Job that a user created from the same template doesn't count for the
@@ -85,13 +85,13 @@ fn is_at_work(job: &Job) -> bool {
     job::ending(job).is_none() && job.annotations().contains_key(SCHEDULED)
 }
 
-struct Work {
+struct CronJobController {
     context: Context,
     crons: Informer<CronJob>,
     jobs: Informer<Job>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for CronJobController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(cron) = self.crons.get(key) else { return Ok(None) };
         let (spec, Some(uid)) = (&cron.spec, cron.uid()) else { return Ok(None) };
@@ -142,7 +142,7 @@ impl Reconcile for Work {
     }
 }
 
-impl Work {
+impl CronJobController {
     /// Tells of Jobs that went away before they had ended, and not by the schedule's doing.
     fn record_missing(&self, cron: &CronJob, mine: &[Arc<Job>]) {
         let active = cron.status.iter().flat_map(|status| status.active.iter().flatten());

@@ -198,18 +198,18 @@ fn work<K: Replicated>(context: Context, name: &'static str) {
     let (sets, pods) = (context.informers.of::<K>(), context.informers.of::<Pod>());
     let mut controller = Controller::of(&context, &sets);
     controller.owns(&sets, &pods);
-    controller.run(name, 4, Work { context, sets, pods });
+    controller.run(name, 4, ReplicaSetController { context, sets, pods });
 }
 
-struct Work<K> {
+struct ReplicaSetController<K> {
     context: Context,
     sets: Informer<K>,
     pods: Informer<Pod>,
 }
 
-impl<K: Replicated> Reconcile for Work<K> {
+impl<K: Replicated> Reconcile for ReplicaSetController<K> {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Work { context, sets, pods: cache } = self;
+        let ReplicaSetController { context, sets, pods: cache } = self;
         let Some(set) = sets.get(key) else { return Ok(None) };
         let Some(uid) = set.uid() else { return Ok(None) };
         let mut failure = None;

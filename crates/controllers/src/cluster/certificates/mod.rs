@@ -36,17 +36,17 @@ pub fn start(context: Context) {
         open.map(|request| request.key()).collect::<Vec<_>>()
     });
     controller.needs(&slices);
-    controller.run("certificates", 1, Work { context, requests, nodes, slices });
+    controller.run("certificates", 1, CertificateController { context, requests, nodes, slices });
 }
 
-struct Work {
+struct CertificateController {
     context: Context,
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for CertificateController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(request) = self.requests.get(key) else { return Ok(None) };
         let left = left(&request);

@@ -73,11 +73,11 @@ pub fn start(context: Context) {
             });
         }
         let queue = controller.queue().clone();
-        controller.run("garbage", 4, Work { objects: Live(context), graph, complete, queue });
+        controller.run("garbage", 4, GarbageCollector { objects: Live(context), graph, complete, queue });
     });
 }
 
-struct Work {
+struct GarbageCollector {
     objects: Live,
     graph: Shared,
     /// Whether all kinds have been listed.
@@ -85,7 +85,7 @@ struct Work {
     queue: Queue,
 }
 
-impl Reconcile for Work {
+impl Reconcile for GarbageCollector {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let complete = self.complete.load(Ordering::Relaxed);
         let next = Collector { objects: &self.objects, graph: &self.graph, complete }.collect(&key.name).await?;

@@ -31,52 +31,48 @@ pub fn start(context: Context) {
     let mut controller = Controller::of(&context, &written);
     controller.watch(&services, |change| Some(change.object().key()));
     controller.watch(&slices, |change| owned_by(change.object(), MANAGER));
-    controller.run("endpoint-slice-mirroring", 1, Work { context, written, services, slices });
+    controller.run(
+        "endpoint-slice-mirroring",
+        1,
+        EndpointSliceMirroringController { context, written, services, slices },
+    );
 }
 
-struct Work {
+struct EndpointSliceMirroringController {
     context: Context,
     written: Informer<Endpoints>,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for EndpointSliceMirroringController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Work { context, written, services, slices } = self;
-        sync(context, written, services, slices, key).await.map(|()| None)
+        let there = present(&self.slices, key, MANAGER);
+        let wanted = self
+            .services
+            .get(key)
+            .filter(|s| !has_selector(s))
+            .and_then(|_| self.written.get(key))
+            .filter(|e| is_mirrored(e));
+        let Some(endpoints) = wanted else {
+            let gone = there.into_iter().map(|slice| super::plan::Action::Delete(slice.name)).collect();
+            return carry_out(&self.context, &self.slices, key, json!({}), gone).await.map(|()| None);
+        };
+        let value = serde_json::to_value(endpoints.as_ref()).map_err(kube::Error::SerdeError)?;
+        let base = format!("{}-{}", key.name, pods::content_hash(&format!("{}/mirror", key.name)));
+        let mut labels = endpoints.labels().clone();
+        labels.insert(SERVICE.into(), key.name.clone());
+        labels.insert(super::MANAGED_BY.into(), MANAGER.into());
+        let owner = pods::owner(endpoints.as_ref());
+        let mut annotations = endpoints.annotations().clone();
+        annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
+        let metadata = json!({"namespace": key.namespace, "labels": labels, "annotations": annotations, "ownerReferences": [owner]});
+        let groups = groups(&value);
+        let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
+        let mut actions = plan(&base, families, groups, there.clone(), MAX_ENDPOINTS_PER_SUBSET);
+        relabel(&self.slices, key, there, &metadata, &mut actions);
+        carry_out(&self.context, &self.slices, key, metadata, actions).await.map(|()| None)
     }
-}
-
-async fn sync(
-    context: &Context,
-    written: &Informer<Endpoints>,
-    services: &Informer<Service>,
-    slices: &Informer<EndpointSlice>,
-    key: &Key,
-) -> Result {
-    let there = present(slices, key, MANAGER);
-    let wanted =
-        services.get(key).filter(|s| !has_selector(s)).and_then(|_| written.get(key)).filter(|e| is_mirrored(e));
-    let Some(endpoints) = wanted else {
-        let gone = there.into_iter().map(|slice| super::plan::Action::Delete(slice.name)).collect();
-        return carry_out(context, slices, key, json!({}), gone).await;
-    };
-    let value = serde_json::to_value(endpoints.as_ref()).map_err(kube::Error::SerdeError)?;
-    let base = format!("{}-{}", key.name, pods::content_hash(&format!("{}/mirror", key.name)));
-    let mut labels = endpoints.labels().clone();
-    labels.insert(SERVICE.into(), key.name.clone());
-    labels.insert(super::MANAGED_BY.into(), MANAGER.into());
-    let owner = pods::owner(endpoints.as_ref());
-    let mut annotations = endpoints.annotations().clone();
-    annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
-    let metadata =
-        json!({"namespace": key.namespace, "labels": labels, "annotations": annotations, "ownerReferences": [owner]});
-    let groups = groups(&value);
-    let families: &[&str] = if groups.is_empty() { &["IPv4"] } else { &[] };
-    let mut actions = plan(&base, families, groups, there.clone(), MAX_ENDPOINTS_PER_SUBSET);
-    relabel(slices, key, there, &metadata, &mut actions);
-    carry_out(context, slices, key, metadata, actions).await
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {

@@ -30,16 +30,17 @@ const MAX_ENDPOINTS_PER_SLICE: usize = 100;
 
 pub fn start(context: Context) {
     mirror::start(context.clone());
-    let caches = Caches {
+    let endpoints = EndpointSliceController {
+        context: context.clone(),
         services: context.informers.of(),
         pods: context.informers.of(),
         slices: context.informers.of(),
         nodes: context.informers.of(),
         written: context.informers.of(),
     };
-    let mut controller = Controller::of(&context, &caches.services);
-    let services = caches.services.clone();
-    controller.watch(&caches.pods, move |change| {
+    let mut controller = Controller::of(&context, &endpoints.services);
+    let services = endpoints.services.clone();
+    controller.watch(&endpoints.pods, move |change| {
         // A service that matched before may not match any more.
         let old = match change {
             Change::Applied { old, .. } => old.as_ref(),
@@ -52,11 +53,11 @@ pub fn start(context: Context) {
         });
         selecting.collect::<Vec<_>>()
     });
-    controller.watch(&caches.slices, |change| owned_by(change.object(), MANAGER));
-    let services = caches.services.clone();
-    controller.watch(&caches.nodes, move |change| if moves_zone(change) { all_keys(&services) } else { Vec::new() });
-    controller.needs(&caches.written);
-    controller.run("endpoints", 2, Work { context, caches });
+    controller.watch(&endpoints.slices, |change| owned_by(change.object(), MANAGER));
+    let services = endpoints.services.clone();
+    controller.watch(&endpoints.nodes, move |change| if moves_zone(change) { all_keys(&services) } else { Vec::new() });
+    controller.needs(&endpoints.written);
+    controller.run("endpoints", 2, endpoints);
 }
 
 /// Where a node is stands in the endpoints of its pods.
@@ -67,17 +68,6 @@ fn moves_zone(change: &Change<Node>) -> bool {
         Change::Deleted(_) => None,
     };
     zone(change.object()) != before
-}
-
-struct Work {
-    context: Context,
-    caches: Caches,
-}
-
-impl Reconcile for Work {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches, key).await.map(|()| None)
-    }
 }
 
 /// The service of a slice, if `manager` keeps it.
@@ -233,7 +223,8 @@ fn endpoint(service: &Service, pod: &Pod, family: &str, nodes: &Informer<Node>) 
     Some(value)
 }
 
-struct Caches {
+struct EndpointSliceController {
+    context: Context,
     services: Informer<Service>,
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
@@ -241,57 +232,60 @@ struct Caches {
     written: Informer<Endpoints>,
 }
 
-async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
-    let all: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
-    let there = present(&caches.slices, key, MANAGER);
-    let service = caches.services.get(key);
-    let of_pods = service
-        .as_ref()
-        .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
-    let Some(service) = of_pods else {
-        // What somebody writes by hand for a service without a selector stays as long as the service.
-        if service.is_none() {
-            ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
-        }
-        let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
-        return carry_out(context, &caches.slices, key, json!({}), gone).await;
-    };
-    let mut chosen: Vec<_> = caches.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
-    chosen.sort_by_key(|p| p.name_any());
-    let families = families(service);
-    let of_family = |family: &'static str| {
-        let of = move |p: &std::sync::Arc<Pod>| {
-            Some((slice_ports(service, p), endpoint(service, p, family, &caches.nodes)?))
+impl Reconcile for EndpointSliceController {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let all: Api<Endpoints> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let there = present(&self.slices, key, MANAGER);
+        let service = self.services.get(key);
+        let of_pods = service
+            .as_ref()
+            .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
+        let Some(service) = of_pods else {
+            // What somebody writes by hand for a service without a selector stays as long as the service.
+            if service.is_none() {
+                ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
+            }
+            let gone = there.into_iter().map(|slice| Action::Delete(slice.name)).collect();
+            return carry_out(&self.context, &self.slices, key, json!({}), gone).await.map(|()| None);
         };
-        chosen.iter().filter_map(of)
-    };
-    let groups = group(families.iter().flat_map(|family| of_family(family)).collect());
-    let mut labels = service.labels().clone();
-    labels.insert(SERVICE.into(), key.name.clone());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    if service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None")) {
-        labels.insert(HEADLESS.into(), String::new());
-    }
-    let metadata =
-        json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
-    let has_ports = service.spec.as_ref().and_then(|s| s.ports.as_ref()).is_some_and(|ports| !ports.is_empty());
-    let (subsets, cut) = subsets(families[0], &groups, has_ports);
-    let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
-    let mut actions = plan(&base, &families, groups, there.clone(), MAX_ENDPOINTS_PER_SLICE);
-    relabel(&caches.slices, key, there, &metadata, &mut actions);
-    let is_headless = !metadata["labels"][HEADLESS].is_null();
-    carry_out(context, &caches.slices, key, metadata, actions).await?;
-    let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
+        let mut chosen: Vec<_> =
+            self.pods.list_in(&key.namespace).into_iter().filter(|p| selects(service, p)).collect();
+        chosen.sort_by_key(|p| p.name_any());
+        let families = families(service);
+        let of_family = |family: &'static str| {
+            let of = move |p: &std::sync::Arc<Pod>| {
+                Some((slice_ports(service, p), endpoint(service, p, family, &self.nodes)?))
+            };
+            chosen.iter().filter_map(of)
+        };
+        let groups = group(families.iter().flat_map(|family| of_family(family)).collect());
+        let mut labels = service.labels().clone();
+        labels.insert(SERVICE.into(), key.name.clone());
+        labels.insert(MANAGED_BY.into(), MANAGER.into());
+        if service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None")) {
+            labels.insert(HEADLESS.into(), String::new());
+        }
+        let metadata =
+            json!({"namespace": key.namespace, "labels": labels, "ownerReferences": [pods::owner(service.as_ref())]});
+        let has_ports = service.spec.as_ref().and_then(|s| s.ports.as_ref()).is_some_and(|ports| !ports.is_empty());
+        let (subsets, cut) = subsets(families[0], &groups, has_ports);
+        let base = format!("{}-{}", key.name, pods::content_hash(&key.name));
+        let mut actions = plan(&base, &families, groups, there.clone(), MAX_ENDPOINTS_PER_SLICE);
+        relabel(&self.slices, key, there, &metadata, &mut actions);
+        let is_headless = !metadata["labels"][HEADLESS].is_null();
+        carry_out(&self.context, &self.slices, key, metadata, actions).await?;
+        let mut object = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": key.name, "namespace": key.namespace, "labels": service.labels()}, "subsets": subsets});
-    object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
-    if is_headless {
-        object["metadata"]["labels"][HEADLESS] = "".into();
+        object["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] = "endpoint-controller".into();
+        if is_headless {
+            object["metadata"]["labels"][HEADLESS] = "".into();
+        }
+        let over = if cut { json!("truncated") } else { Value::Null };
+        object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": over});
+        let present = self.written.get(key);
+        let stale = stale(present.as_ref().and_then(|p| p.metadata.labels.as_ref()), &object["metadata"]["labels"]);
+        write(&all, &key.name, object, &["subsets"], stale).await.map(|()| None)
     }
-    let over = if cut { json!("truncated") } else { Value::Null };
-    object["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/over-capacity": over});
-    let present = caches.written.get(key);
-    let stale = stale(present.as_ref().and_then(|p| p.metadata.labels.as_ref()), &object["metadata"]["labels"]);
-    write(&all, &key.name, object, &["subsets"], stale).await
 }
 
 /// Creates an object, or brings the named parts of the one that is there up to date. `stale` are its labels that go.

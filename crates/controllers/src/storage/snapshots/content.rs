@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::{CLAIM_SOURCE, Caches, IS_DEFAULT};
+use super::{CLAIM_SOURCE, IS_DEFAULT, Snapshotter};
 use crate::toolkit::{Context, Result, ignore};
 
 /// Makes sure that a content is the snapshot's, also one that an administrator made beforehand. The inner error is the user's.
@@ -53,18 +53,17 @@ fn source(volume: &PersistentVolume) -> Option<(String, String, Option<String>)>
 /// # Errors
 /// The API refuses the finalizer of the claim, or the content. (What is wrong with the claim or the class is the inner error.)
 pub(super) async fn create(
-    context: &Context,
-    caches: &Caches,
+    of: &Snapshotter,
     snapshot: &VolumeSnapshot,
     claim_name: &str,
     name: &str,
 ) -> Result<Result<(), String>> {
     let namespace = snapshot.namespace().unwrap_or_default();
-    let Some(claim) = caches.claims.get(&Key::new(&namespace, claim_name)) else {
+    let Some(claim) = of.claims.get(&Key::new(&namespace, claim_name)) else {
         return Ok(Err(format!("the claim {claim_name:?} isn't there")));
     };
     let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone());
-    let Some(volume) = volume.and_then(|v| caches.volumes.get(&Key::new("", &v))) else {
+    let Some(volume) = volume.and_then(|v| of.volumes.get(&Key::new("", &v))) else {
         return Ok(Err(format!("the claim {claim_name:?} isn't bound to a volume yet")));
     };
     let Some((driver, handle, node)) = source(&volume) else {
@@ -73,12 +72,12 @@ pub(super) async fn create(
             volume.name_any()
         )));
     };
-    let class = match class(caches, snapshot, &driver) {
+    let class = match class(of, snapshot, &driver) {
         Ok(class) => class,
         Err(message) => return Ok(Err(message)),
     };
     if !claim.finalizers().iter().any(|f| f == CLAIM_SOURCE) {
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(of.context.client.clone(), &namespace);
         let all: Vec<String> = claim.finalizers().iter().cloned().chain([CLAIM_SOURCE.into()]).collect();
         let patch = json!({"metadata": {"finalizers": all}});
         api.patch(claim_name, &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -100,17 +99,17 @@ pub(super) async fn create(
                  "volumeSnapshotRef": {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
                      "namespace": namespace, "name": snapshot.name_any(), "uid": snapshot.uid()}}});
     let content: VolumeSnapshotContent = serde_json::from_value(content).map_err(kube::Error::SerdeError)?;
-    let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
+    let api: Api<VolumeSnapshotContent> = Api::all(of.context.client.clone());
     ignore(api.create(&PostParams::default(), &content).await, &[409])?;
     let text = format!("Waiting for a snapshot {namespace}/{} to be created by the CSI driver.", snapshot.name_any());
-    context.events.normal(snapshot, "CreatingSnapshot", text);
+    of.context.events.normal(snapshot, "CreatingSnapshot", text);
     Ok(Ok(()))
 }
 
 /// The class that a snapshot names, or the default one of the driver.
-fn class(caches: &Caches, snapshot: &VolumeSnapshot, driver: &str) -> Result<Arc<VolumeSnapshotClass>, String> {
+fn class(of: &Snapshotter, snapshot: &VolumeSnapshot, driver: &str) -> Result<Arc<VolumeSnapshotClass>, String> {
     if let Some(name) = snapshot.spec.volume_snapshot_class_name.as_deref().filter(|n| !n.is_empty()) {
-        let class = caches.classes.get(&Key::new("", name));
+        let class = of.classes.get(&Key::new("", name));
         let class = class.ok_or_else(|| format!("the VolumeSnapshotClass {name:?} isn't there"))?;
         if class.driver != driver {
             return Err(format!(
@@ -123,7 +122,7 @@ fn class(caches: &Caches, snapshot: &VolumeSnapshot, driver: &str) -> Result<Arc
     let is_default = |c: &Arc<VolumeSnapshotClass>| {
         c.driver == driver && c.annotations().get(IS_DEFAULT).map(String::as_str) == Some("true")
     };
-    let mut defaults: Vec<_> = caches.classes.list().into_iter().filter(is_default).collect();
+    let mut defaults: Vec<_> = of.classes.list().into_iter().filter(is_default).collect();
     match (defaults.pop(), defaults.is_empty()) {
         (Some(class), true) => Ok(class),
         (None, _) => Err(format!("no VolumeSnapshotClass of driver {driver} is the default one: name one")),

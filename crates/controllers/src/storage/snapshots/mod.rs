@@ -37,7 +37,9 @@ const SOURCE: &str = "snapshot.storage.kubernetes.io/volumesnapshot-as-source-pr
 const CLAIM_SOURCE: &str = "snapshot.storage.kubernetes.io/pvc-as-source-protection";
 const IS_DEFAULT: &str = "snapshot.storage.kubernetes.io/is-default-class";
 
-struct Caches {
+/// What the loop over snapshots and the one over their contents share.
+struct Snapshotter {
+    context: Context,
     snapshots: Informer<VolumeSnapshot>,
     contents: Informer<VolumeSnapshotContent>,
     classes: Informer<VolumeSnapshotClass>,
@@ -48,25 +50,26 @@ struct Caches {
 /// Creates the kinds, and then runs the loops. Definitions that are there already stay as they are.
 pub async fn run(context: Context, to_claims: Queue) {
     kinds::ensure(&context).await;
-    let caches = Caches {
+    let snapshotter = Snapshotter {
         snapshots: context.informers.of(),
         contents: context.informers.of(),
         classes: context.informers.of(),
         claims: context.informers.of(),
         volumes: context.informers.of(),
+        context: context.clone(),
     };
-    let caches = Arc::new(caches);
-    let mut snapshots = Controller::of(&context, &caches.snapshots);
-    let mut contents = Controller::of(&context, &caches.contents);
+    let snapshotter = Arc::new(snapshotter);
+    let mut snapshots = Controller::of(&context, &snapshotter.snapshots);
+    let mut contents = Controller::of(&context, &snapshotter.contents);
     // Claims may wait to be made of a snapshot.
-    let claims = caches.claims.clone();
-    caches.snapshots.enqueue_keys(&to_claims, move |change| {
+    let claims = snapshotter.claims.clone();
+    snapshotter.snapshots.enqueue_keys(&to_claims, move |change| {
         let snapshot = change.object();
         let of_it = |c: &&Arc<PersistentVolumeClaim>| is_of(c, &snapshot.name_any());
         let all = claims.list_in(&snapshot.namespace().unwrap_or_default());
         all.iter().filter(of_it).map(|claim| claim.key()).collect::<Vec<_>>()
     });
-    snapshots.watch(&caches.contents, |change| {
+    snapshots.watch(&snapshotter.contents, |change| {
         let of = &change.object().spec.volume_snapshot_ref;
         Some(Key::new(of.namespace.as_deref().unwrap_or(""), of.name.as_deref().unwrap_or("")))
     });
@@ -74,39 +77,18 @@ pub async fn run(context: Context, to_claims: Queue) {
     let waiting = |snapshots: Vec<Arc<VolumeSnapshot>>| -> Vec<Key> {
         snapshots.iter().filter(|s| waits(s)).map(|s| s.key()).collect()
     };
-    let all = caches.snapshots.clone();
-    snapshots
-        .watch(&caches.claims, move |change| waiting(all.list_in(&change.object().namespace().unwrap_or_default())));
-    let all = caches.snapshots.clone();
-    snapshots.watch(&caches.classes, move |_| waiting(all.list()));
-    let all = caches.snapshots.clone();
-    snapshots.watch(&caches.volumes, move |_| waiting(all.list()));
-    contents.needs(&caches.snapshots);
-    contents.needs(&caches.volumes);
-    snapshots.run("snapshots", 2, Snapshots { context: context.clone(), caches: caches.clone() });
-    contents.run("snapshot-contents", 2, Contents { context, caches });
-}
-
-struct Snapshots {
-    context: Context,
-    caches: Arc<Caches>,
-}
-
-impl Reconcile for Snapshots {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync(&self.context, &self.caches, key).await.map(|()| None)
-    }
-}
-
-struct Contents {
-    context: Context,
-    caches: Arc<Caches>,
-}
-
-impl Reconcile for Contents {
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        sync_content(&self.context, &self.caches, key).await.map(|()| None)
-    }
+    let all = snapshotter.snapshots.clone();
+    snapshots.watch(&snapshotter.claims, move |change| {
+        waiting(all.list_in(&change.object().namespace().unwrap_or_default()))
+    });
+    let all = snapshotter.snapshots.clone();
+    snapshots.watch(&snapshotter.classes, move |_| waiting(all.list()));
+    let all = snapshotter.snapshots.clone();
+    snapshots.watch(&snapshotter.volumes, move |_| waiting(all.list()));
+    contents.needs(&snapshotter.snapshots);
+    contents.needs(&snapshotter.volumes);
+    snapshots.run("snapshots", 2, Snapshots(snapshotter.clone()));
+    contents.run("snapshot-contents", 2, Contents(snapshotter));
 }
 
 fn waits(snapshot: &VolumeSnapshot) -> bool {
@@ -120,47 +102,57 @@ fn content_name(snapshot: &VolumeSnapshot) -> String {
     given.unwrap_or_else(|| format!("snapcontent-{}", snapshot.uid().unwrap_or_default()))
 }
 
-async fn sync(context: &Context, caches: &Caches, key: &Key) -> Result {
-    let Some(snapshot) = caches.snapshots.get(key) else { return Ok(()) };
-    let name = content_name(&snapshot);
-    let content = caches.contents.get(&Key::new("", &name));
-    if snapshot.metadata.deletion_timestamp.is_some() {
-        return release(context, caches, &snapshot, content.as_deref()).await;
-    }
-    let api: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &key.namespace);
-    let held = snapshot.finalizers();
-    if ![BOUND, SOURCE].iter().all(|wanted| held.iter().any(|f| f == wanted)) {
-        let mut all = without(&without(held, BOUND), SOURCE);
-        all.extend([BOUND.into(), SOURCE.into()]);
-        let patch = json!({"metadata": {"finalizers": all}});
-        ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
-    }
-    let made = match (content, &snapshot.spec.source.persistent_volume_claim_name) {
-        (Some(content), _) => bind(context, &snapshot, &content).await?.map(|()| Some(content)),
-        (None, Some(claim)) => create(context, caches, &snapshot, claim, &name).await?.map(|()| None),
-        (None, None) => Err(format!("snapshot content {name} isn't there")),
-    };
-    let present = snapshot.status.clone().unwrap_or_default();
-    let had = present.ready_to_use == Some(true);
-    let wanted = match made {
-        Err(message) => {
-            context.events.warning(snapshot.as_ref(), "SnapshotContentCreationFailed", message.clone());
-            let error = VolumeSnapshotError { message: Some(message), time: None };
-            VolumeSnapshotStatus { ready_to_use: Some(false), error: Some(error), ..present }
+/// The loop over snapshots.
+struct Snapshots(Arc<Snapshotter>);
+
+impl Reconcile for Snapshots {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let snapshotter = &self.0;
+        let Some(snapshot) = snapshotter.snapshots.get(key) else { return Ok(None) };
+        let name = content_name(&snapshot);
+        let content = snapshotter.contents.get(&Key::new("", &name));
+        if snapshot.metadata.deletion_timestamp.is_some() {
+            return release(snapshotter, &snapshot, content.as_deref()).await.map(|()| None);
         }
-        // The content's next change brings us here again.
-        Ok(None) => return Ok(()),
-        Ok(Some(content)) => status(&name, content.status.as_ref()),
-    };
-    let ready = wanted.ready_to_use == Some(true);
-    patch_status_if_changed(context, snapshot.as_ref(), snapshot.status.as_ref(), &wanted).await?;
-    if ready && !had {
-        context.events.normal(snapshot.as_ref(), "SnapshotReady", format!("Snapshot {key} is ready to use."));
+        let api: Api<VolumeSnapshot> = Api::namespaced(snapshotter.context.client.clone(), &key.namespace);
+        let held = snapshot.finalizers();
+        if ![BOUND, SOURCE].iter().all(|wanted| held.iter().any(|f| f == wanted)) {
+            let mut all = without(&without(held, BOUND), SOURCE);
+            all.extend([BOUND.into(), SOURCE.into()]);
+            let patch = json!({"metadata": {"finalizers": all}});
+            ignore(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])?;
+        }
+        let made = match (content, &snapshot.spec.source.persistent_volume_claim_name) {
+            (Some(content), _) => bind(&snapshotter.context, &snapshot, &content).await?.map(|()| Some(content)),
+            (None, Some(claim)) => create(snapshotter, &snapshot, claim, &name).await?.map(|()| None),
+            (None, None) => Err(format!("snapshot content {name} isn't there")),
+        };
+        let present = snapshot.status.clone().unwrap_or_default();
+        let had = present.ready_to_use == Some(true);
+        let wanted = match made {
+            Err(message) => {
+                snapshotter.context.events.warning(snapshot.as_ref(), "SnapshotContentCreationFailed", message.clone());
+                let error = VolumeSnapshotError { message: Some(message), time: None };
+                VolumeSnapshotStatus { ready_to_use: Some(false), error: Some(error), ..present }
+            }
+            // The content's next change brings us here again.
+            Ok(None) => return Ok(None),
+            Ok(Some(content)) => status(&name, content.status.as_ref()),
+        };
+        let ready = wanted.ready_to_use == Some(true);
+        patch_status_if_changed(&snapshotter.context, snapshot.as_ref(), snapshot.status.as_ref(), &wanted).await?;
+        if ready && !had {
+            snapshotter.context.events.normal(
+                snapshot.as_ref(),
+                "SnapshotReady",
+                format!("Snapshot {key} is ready to use."),
+            );
+        }
+        if let Some(claim) = snapshot.spec.source.persistent_volume_claim_name.as_ref().filter(|_| ready) {
+            unhold(snapshotter, &snapshot, claim).await?;
+        }
+        Ok(None)
     }
-    if let Some(claim) = snapshot.spec.source.persistent_volume_claim_name.as_ref().filter(|_| ready) {
-        unhold(context, caches, &snapshot, claim).await?;
-    }
-    Ok(())
 }
 
 /// What a snapshot says of its content.
@@ -177,36 +169,43 @@ fn status(content: &str, of: Option<&VolumeSnapshotContentStatus>) -> VolumeSnap
     }
 }
 
-/// Writes what a content needs of us: its finalizer, the node of a `local-path` snapshot, and the annotation that it may be deleted.
-async fn sync_content(context: &Context, caches: &Caches, key: &Key) -> Result {
-    let Some(content) = caches.contents.get(key) else { return Ok(()) };
-    let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
-    let mut metadata = json!({});
-    if content.metadata.deletion_timestamp.is_none() {
-        if !content.finalizers().iter().any(|f| f == CONTENT_FINALIZER) {
-            let all: Vec<String> = content.finalizers().iter().cloned().chain([CONTENT_FINALIZER.into()]).collect();
-            metadata["finalizers"] = json!(all);
-        }
-        if content.spec.driver == PROVISIONER && !content.labels().contains_key(NODE_KEY) {
-            // Of one that an administrator made of what is there: its handle is NODE/NAME.
-            let handle = content.spec.source.snapshot_handle.clone().unwrap_or_default();
-            if let Some((node, _)) = local_path::split_snapshot_handle(&handle) {
-                metadata["labels"] = json!({NODE_KEY: node});
+/// The loop over contents: it writes what one needs of us: its finalizer, the node of a `local-path` snapshot, and the annotation that it may be
+/// deleted.
+struct Contents(Arc<Snapshotter>);
+
+impl Reconcile for Contents {
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let snapshotter = &self.0;
+        let Some(content) = snapshotter.contents.get(key) else { return Ok(None) };
+        let api: Api<VolumeSnapshotContent> = Api::all(snapshotter.context.client.clone());
+        let mut metadata = json!({});
+        if content.metadata.deletion_timestamp.is_none() {
+            if !content.finalizers().iter().any(|f| f == CONTENT_FINALIZER) {
+                let all: Vec<String> = content.finalizers().iter().cloned().chain([CONTENT_FINALIZER.into()]).collect();
+                metadata["finalizers"] = json!(all);
+            }
+            if content.spec.driver == PROVISIONER && !content.labels().contains_key(NODE_KEY) {
+                // Of one that an administrator made of what is there: its handle is NODE/NAME.
+                let handle = content.spec.source.snapshot_handle.clone().unwrap_or_default();
+                if let Some((node, _)) = local_path::split_snapshot_handle(&handle) {
+                    metadata["labels"] = json!({NODE_KEY: node});
+                }
+            }
+        } else if content.spec.deletion_policy == "Delete"
+            && !content.annotations().contains_key(BEING_DELETED_ANNOTATION)
+        {
+            let of = &content.spec.volume_snapshot_ref;
+            let of = Key::new(of.namespace.as_deref().unwrap_or(""), of.name.as_deref().unwrap_or(""));
+            if snapshotter.snapshots.get(&of).is_none() {
+                metadata["annotations"] = json!({BEING_DELETED_ANNOTATION: "yes"});
             }
         }
-    } else if content.spec.deletion_policy == "Delete" && !content.annotations().contains_key(BEING_DELETED_ANNOTATION)
-    {
-        let of = &content.spec.volume_snapshot_ref;
-        let of = Key::new(of.namespace.as_deref().unwrap_or(""), of.name.as_deref().unwrap_or(""));
-        if caches.snapshots.get(&of).is_none() {
-            metadata["annotations"] = json!({BEING_DELETED_ANNOTATION: "yes"});
+        if metadata.as_object().is_none_or(serde_json::Map::is_empty) {
+            return Ok(None);
         }
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404]).map(|()| None)
     }
-    if metadata.as_object().is_none_or(serde_json::Map::is_empty) {
-        return Ok(());
-    }
-    let patch = Patch::Merge(json!({ "metadata": metadata }));
-    ignore(api.patch(&key.name, &PatchParams::default(), &patch).await, &[404])
 }
 
 #[cfg(test)]

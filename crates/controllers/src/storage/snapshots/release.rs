@@ -11,14 +11,14 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::super::binding::without;
-use super::{BOUND, CLAIM_SOURCE, Caches, SOURCE, waits};
-use crate::toolkit::{Context, Result, ignore};
+use super::{BOUND, CLAIM_SOURCE, SOURCE, Snapshotter, waits};
+use crate::toolkit::{Result, ignore};
 
 /// A claim may go once no snapshot is being taken of it.
 ///
 /// # Errors
 /// The API refuses to remove the finalizer of a claim that is there.
-pub(super) async fn unhold(context: &Context, caches: &Caches, snapshot: &VolumeSnapshot, claim: &str) -> Result {
+pub(super) async fn unhold(of: &Snapshotter, snapshot: &VolumeSnapshot, claim: &str) -> Result {
     let namespace = snapshot.namespace().unwrap_or_default();
     let of_claim = |s: &Arc<VolumeSnapshot>| {
         s.spec.source.persistent_volume_claim_name.as_deref() == Some(claim)
@@ -26,12 +26,12 @@ pub(super) async fn unhold(context: &Context, caches: &Caches, snapshot: &Volume
             && s.metadata.deletion_timestamp.is_none()
             && waits(s)
     };
-    let present = caches.claims.get(&Key::new(&namespace, claim));
+    let present = of.claims.get(&Key::new(&namespace, claim));
     let Some(present) = present.filter(|c| c.finalizers().iter().any(|f| f == CLAIM_SOURCE)) else { return Ok(()) };
-    if caches.snapshots.list_in(&namespace).iter().any(of_claim) {
+    if of.snapshots.list_in(&namespace).iter().any(of_claim) {
         return Ok(());
     }
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(of.context.client.clone(), &namespace);
     let patch = json!({"metadata": {"finalizers": without(present.finalizers(), CLAIM_SOURCE)}});
     ignore(api.patch(claim, &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
 }
@@ -45,7 +45,7 @@ pub(super) fn is_of(claim: &PersistentVolumeClaim, snapshot: &str) -> bool {
 }
 
 /// Whether a volume is being made of a snapshot.
-fn is_source(caches: &Caches, snapshot: &VolumeSnapshot, content: Option<&VolumeSnapshotContent>) -> bool {
+fn is_source(of: &Snapshotter, snapshot: &VolumeSnapshot, content: Option<&VolumeSnapshotContent>) -> bool {
     let namespace = snapshot.namespace().unwrap_or_default();
     let name = snapshot.name_any();
     let of_it = |claim: &Arc<PersistentVolumeClaim>| is_of(claim, &name) && claim.metadata.deletion_timestamp.is_none();
@@ -56,7 +56,7 @@ fn is_source(caches: &Caches, snapshot: &VolumeSnapshot, content: Option<&Volume
             volume.annotations().get(CONTENT_SOURCE_ANNOTATION) == Some(&ContentSource::Snapshot(n.into()).to_string())
         })
     };
-    caches.claims.list_in(&namespace).iter().any(of_it) || caches.volumes.list().iter().any(fills)
+    of.claims.list_in(&namespace).iter().any(of_it) || of.volumes.list().iter().any(fills)
 }
 
 /// A snapshot that is to be deleted goes once its content has gone, or is to stay.
@@ -64,13 +64,12 @@ fn is_source(caches: &Caches, snapshot: &VolumeSnapshot, content: Option<&Volume
 /// # Errors
 /// The API refuses a change or the deletion of the content, or to remove the finalizers of the snapshot.
 pub(super) async fn release(
-    context: &Context,
-    caches: &Caches,
+    of: &Snapshotter,
     snapshot: &VolumeSnapshot,
     content: Option<&VolumeSnapshotContent>,
 ) -> Result {
-    if is_source(caches, snapshot, content) {
-        context.events.warning(snapshot, "SnapshotDeletePending", "Snapshot is being used to restore a PVC");
+    if is_source(of, snapshot, content) {
+        of.context.events.warning(snapshot, "SnapshotDeletePending", "Snapshot is being used to restore a PVC");
         return Ok(());
     }
     let own = content.filter(|c| {
@@ -78,7 +77,7 @@ pub(super) async fn release(
         uid.is_some() && *uid == snapshot.metadata.uid
     });
     if let Some(content) = own.filter(|c| c.spec.deletion_policy == "Delete") {
-        let api: Api<VolumeSnapshotContent> = Api::all(context.client.clone());
+        let api: Api<VolumeSnapshotContent> = Api::all(of.context.client.clone());
         let name = content.name_any();
         if !content.annotations().contains_key(BEING_DELETED_ANNOTATION) {
             let patch = json!({"metadata": {"annotations": {BEING_DELETED_ANNOTATION: "yes"}}});
@@ -90,13 +89,14 @@ pub(super) async fn release(
         return Ok(());
     }
     if let Some(claim) = &snapshot.spec.source.persistent_volume_claim_name {
-        unhold(context, caches, snapshot, claim).await?;
+        unhold(of, snapshot, claim).await?;
     }
     let left = without(&without(snapshot.finalizers(), BOUND), SOURCE);
     if left.len() == snapshot.finalizers().len() {
         return Ok(());
     }
-    let api: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &snapshot.namespace().unwrap_or_default());
+    let api: Api<VolumeSnapshot> =
+        Api::namespaced(of.context.client.clone(), &snapshot.namespace().unwrap_or_default());
     let patch = json!({"metadata": {"finalizers": left}});
     ignore(api.patch(&snapshot.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await, &[404])
 }

@@ -16,7 +16,7 @@ use kube::ResourceExt as _;
 
 use super::plan::{self, PodTarget, PodUse, Proposal, TOLERANCE, Tolerances};
 use super::target::{Target, resource_name};
-use super::{Report, Work, metrics};
+use super::{AutoscalerController, Report, metrics};
 use crate::toolkit::pods;
 
 /// So long after its start a pod's processor use may be that of the start.
@@ -75,7 +75,7 @@ fn tolerances(autoscaler: &HorizontalPodAutoscaler) -> Tolerances {
     Tolerances { up: tolerance(true), down: tolerance(false) }
 }
 
-impl Work {
+impl AutoscalerController {
     /// The figure that asks for most, and what is wrong with those that can't be had.
     pub(super) async fn figures(
         &self,

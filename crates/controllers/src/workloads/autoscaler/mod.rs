@@ -39,11 +39,12 @@ pub fn start(context: Context) {
         _ => true,
     });
     controller.needs(&pods);
-    let work = Work { context, autoscalers, pods, histories: Mutex::default(), selectors: Mutex::default() };
+    let work =
+        AutoscalerController { context, autoscalers, pods, histories: Mutex::default(), selectors: Mutex::default() };
     controller.run("horizontalpodautoscaler", 4, work);
 }
 
-struct Work {
+struct AutoscalerController {
     context: Context,
     autoscalers: Informer<HorizontalPodAutoscaler>,
     pods: Informer<Pod>,
@@ -52,7 +53,7 @@ struct Work {
     selectors: Mutex<HashMap<Key, LabelSelector>>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for AutoscalerController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(autoscaler) = self.autoscalers.get(key) else {
             self.histories.lock().remove(key);
@@ -73,7 +74,7 @@ fn is_outside(spec: &HorizontalPodAutoscalerSpec, replicas: i32) -> bool {
 /// A condition: status, reason, message.
 type ConditionText = (&'static str, String, String);
 
-impl Work {
+impl AutoscalerController {
     async fn autoscale(&self, autoscaler: &HorizontalPodAutoscaler) -> Result {
         let mut report = Report::of(autoscaler);
         let target = match find_target(&self.context.client, autoscaler).await {

@@ -74,7 +74,7 @@ pub fn start(context: Context) {
     controller.owns(&sets, &pods);
     let every = sets.clone();
     controller.watch(&nodes, move |change| if affects_daemons(change) { all_keys(&every) } else { Vec::new() });
-    controller.run("daemonset", 2, Work { context, sets, pods, nodes, failures: Failures::default() });
+    controller.run("daemonset", 2, DaemonSetController { context, sets, pods, nodes, failures: Failures::default() });
 }
 
 /// Heartbeats of nodes change no decision.
@@ -86,7 +86,7 @@ fn affects_daemons(change: &Change<Node>) -> bool {
     }
 }
 
-struct Work {
+struct DaemonSetController {
     context: Context,
     sets: Informer<DaemonSet>,
     pods: Informer<Pod>,
@@ -94,9 +94,9 @@ struct Work {
     failures: Failures,
 }
 
-impl Reconcile for Work {
+impl Reconcile for DaemonSetController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Work { context, sets, pods: cache, nodes, failures } = self;
+        let DaemonSetController { context, sets, pods: cache, nodes, failures } = self;
         let Some(set) = sets.get(key) else { return Ok(None) };
         let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
         if set.metadata.deletion_timestamp.is_some() {

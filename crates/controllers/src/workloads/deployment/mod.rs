@@ -25,7 +25,7 @@ pub fn start(context: Context) {
     let (deployments, cache) = (context.informers.of::<Deployment>(), context.informers.of::<ReplicaSet>());
     let mut controller = Controller::of(&context, &deployments);
     controller.owns(&deployments, &cache);
-    controller.run("deployment", 4, Work { context, deployments, cache });
+    controller.run("deployment", 4, DeploymentController { context, deployments, cache });
 }
 
 fn size(set: &ReplicaSet) -> Size {
@@ -69,13 +69,13 @@ fn first_size(spec: &DeploymentSpec, sets: &Sets) -> i32 {
     plan::roll(spec, Size { wanted: 0, available: 0, present: 0 }, &old).0
 }
 
-struct Work {
+struct DeploymentController {
     context: Context,
     deployments: Informer<Deployment>,
     cache: Informer<ReplicaSet>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for DeploymentController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
         let spec = &deployment.spec;
@@ -123,7 +123,7 @@ impl Reconcile for Work {
     }
 }
 
-impl Work {
+impl DeploymentController {
     fn sets(&self, deployment: &Deployment) -> Sets {
         let uid = deployment.uid().unwrap_or_default();
         let all = self.cache.list_in(&deployment.namespace().unwrap_or_default()).into_iter();

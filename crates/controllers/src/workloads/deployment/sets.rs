@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use super::{Work, surge};
+use super::{DeploymentController, surge};
 use crate::toolkit::{Result, pods};
 
 const HASH: &str = "pod-template-hash";
@@ -68,7 +68,7 @@ fn sizes(deployment: &Deployment) -> [(&'static str, String); 2] {
     [(DESIRED, replicas.to_string()), (MAX, (replicas + surge(&deployment.spec)).to_string())]
 }
 
-fn api(work: &Work, namespace: Option<String>) -> Api<ReplicaSet> {
+fn api(work: &DeploymentController, namespace: Option<String>) -> Api<ReplicaSet> {
     Api::namespaced(work.context.client.clone(), &namespace.unwrap_or_default())
 }
 
@@ -76,7 +76,7 @@ fn api(work: &Work, namespace: Option<String>) -> Api<ReplicaSet> {
 ///
 /// # Errors
 /// The API refuses the change of the set.
-pub async fn update(work: &Work, deployment: &Deployment, set: &ReplicaSet, others: i64) -> Result {
+pub async fn update(work: &DeploymentController, deployment: &Deployment, set: &ReplicaSet, others: i64) -> Result {
     let mut change = json!({});
     if revision(set) <= others {
         // A version that comes back becomes the newest.
@@ -100,7 +100,7 @@ pub async fn update(work: &Work, deployment: &Deployment, set: &ReplicaSet, othe
 }
 
 /// Changes a set, and waits until the cache shows it.
-async fn write(work: &Work, set: &ReplicaSet, change: serde_json::Value) -> Result {
+async fn write(work: &DeploymentController, set: &ReplicaSet, change: serde_json::Value) -> Result {
     let api = api(work, set.namespace());
     let changed = api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(change)).await?;
     let version = |s: &ReplicaSet| s.resource_version().and_then(|v| v.parse::<u64>().ok());
@@ -137,7 +137,7 @@ pub fn new_name(deployment: &Deployment) -> String {
 ///
 /// # Errors
 /// The API refuses the set, or the count of collisions in the status.
-pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i32) -> Result<Made> {
+pub async fn create(work: &DeploymentController, deployment: &Deployment, revision: i64, size: i32) -> Result<Made> {
     let spec = &deployment.spec;
     let collisions = collisions(deployment);
     let hash = new_hash(deployment);
@@ -189,7 +189,7 @@ pub async fn create(work: &Work, deployment: &Deployment, revision: i64, size: i
     Ok(Made::Set)
 }
 
-async fn count_collision(work: &Work, deployment: &Deployment, collisions: i32) -> Result {
+async fn count_collision(work: &DeploymentController, deployment: &Deployment, collisions: i32) -> Result {
     let namespace = deployment.namespace().unwrap_or_default();
     let api: Api<Deployment> = Api::namespaced(work.context.client.clone(), &namespace);
     let patch = Patch::Merge(json!({"status": {"collisionCount": collisions + 1}}));
@@ -205,7 +205,7 @@ async fn count_collision(work: &Work, deployment: &Deployment, collisions: i32) 
 ///
 /// # Errors
 /// The API refuses the change of the set.
-pub async fn scale(work: &Work, deployment: &Deployment, set: &ReplicaSet, wanted: i32) -> Result {
+pub async fn scale(work: &DeploymentController, deployment: &Deployment, set: &ReplicaSet, wanted: i32) -> Result {
     let present = set.spec.replicas.unwrap_or(0);
     let mut change = json!({});
     if present != wanted {
@@ -228,7 +228,7 @@ pub async fn scale(work: &Work, deployment: &Deployment, set: &ReplicaSet, wante
     Ok(())
 }
 
-fn record_scaled(work: &Work, deployment: &Deployment, set: &ReplicaSet, before: i32, now: i32) {
+fn record_scaled(work: &DeploymentController, deployment: &Deployment, set: &ReplicaSet, before: i32, now: i32) {
     let direction = if now > before { "up" } else { "down" };
     let text = format!("Scaled {direction} replica set {} from {before} to {now}", set.name_any());
     work.context.events.normal(deployment, "ScalingReplicaSet", text);

@@ -19,13 +19,13 @@ use crate::toolkit::controller::Reconcile;
 use crate::toolkit::status::patch_status_of_version;
 use crate::toolkit::{Context, Result, adoption, ignore, pods};
 
-pub(super) struct Work {
+pub(super) struct JobController {
     pub(super) context: Context,
     pub(super) jobs: Informer<Job>,
     pub(super) pods: Informer<Pod>,
 }
 
-impl Reconcile for Work {
+impl Reconcile for JobController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(job) = self.jobs.get(key) else { return Ok(None) };
         let (Some(spec), Some(uid)) = (&job.spec, job.uid()) else { return Ok(None) };
@@ -78,7 +78,7 @@ impl Reconcile for Work {
     }
 }
 
-impl Work {
+impl JobController {
     fn api(&self, job: &Job) -> Api<Job> {
         Api::namespaced(self.context.client.clone(), &job.namespace().unwrap_or_default())
     }

@@ -42,7 +42,7 @@ pub fn start(context: Context) {
     let mut controller = Controller::of(&context, &jobs);
     controller.owns(&jobs, &pods);
     orphans::follow_orphans(&context, &jobs, &pods);
-    controller.run("job", 4, executor::Work { context, jobs, pods });
+    controller.run("job", 4, executor::JobController { context, jobs, pods });
 }
 
 pub fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {

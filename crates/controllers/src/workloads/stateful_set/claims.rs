@@ -12,7 +12,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::plan::Shape;
-use super::{Work, ordinal};
+use super::{StatefulSetController, ordinal};
 use crate::toolkit::{Result, ignore, pods};
 
 /// The object with which a claim is deleted: its set, its pod, or none.
@@ -32,7 +32,7 @@ fn owner(delete_with_set: bool, delete_when_scaled: bool, surplus: bool) -> Owne
     }
 }
 
-impl Work {
+impl StatefulSetController {
     /// Makes the claims of a pod that aren't there. Returns the name of one that is being deleted, if there is one: neither can it be used
     /// nor made anew before it is gone.
     ///

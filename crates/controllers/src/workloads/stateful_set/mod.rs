@@ -30,7 +30,11 @@ pub fn start(context: Context) {
     controller.owns(&sets, &pods);
     let owners = sets.clone();
     controller.watch(&claims, move |change| sets_without(&owners, change));
-    controller.run("statefulset", 4, Work { context, sets, pods, claims, failures: Failures::default() });
+    controller.run(
+        "statefulset",
+        4,
+        StatefulSetController { context, sets, pods, claims, failures: Failures::default() },
+    );
 }
 
 /// The sets of a claim that was deleted: it is made anew, and a pod may wait for that.
@@ -46,7 +50,7 @@ fn sets_without(sets: &Informer<StatefulSet>, change: &Change<PersistentVolumeCl
     all.iter().filter(is_of).map(|set| set.key()).collect()
 }
 
-struct Work {
+struct StatefulSetController {
     context: Context,
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
@@ -58,7 +62,7 @@ fn ordinal(set: &str, pod: &str) -> Option<i32> {
     pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
-impl Reconcile for Work {
+impl Reconcile for StatefulSetController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(set) = self.sets.get(key) else { return Ok(None) };
         let (spec, Some(uid)) = (&set.spec, set.uid()) else { return Ok(None) };
@@ -118,7 +122,7 @@ impl Reconcile for Work {
     }
 }
 
-impl Work {
+impl StatefulSetController {
     /// The name of the revision that holds the present template; made if it is new.
     async fn revision(&self, set: &StatefulSet, spec: &StatefulSetSpec) -> Result<String> {
         let name = format!("{}-{}", set.name_any(), pods::content_hash(&spec.template));
