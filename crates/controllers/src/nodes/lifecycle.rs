@@ -120,6 +120,33 @@ impl NodeLifecycleController {
     }
 }
 
+impl NodeLifecycleController {
+    /// Takes the taint that evicts the pods of a lost node out of what is wanted, as long as too many nodes are lost at a time (upstream's rate
+    /// limits by zone). Returns when the node is due again.
+    fn limit_evictions(&self, node: &Node, wanted: &mut Vec<(&str, &str)>, now: Timestamp) -> Option<Duration> {
+        let executes =
+            |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
+        let given_up = wanted.iter().copied().find(executes)?;
+        let mut health = self.health.lock();
+        if health.is_halted() {
+            wanted.retain(|w| !executes(w));
+            return None;
+        }
+        if taints(node).iter().any(|t| is_taint(t, given_up)) {
+            return None;
+        }
+        let (may_evict, again) = match health.give_up(&node.name_any(), now) {
+            Verdict::Yes => (true, None),
+            Verdict::No => (false, None),
+            Verdict::Later(wait) => (false, Duration::try_from(wait).ok()),
+        };
+        if !may_evict {
+            wanted.retain(|w| !executes(w));
+        }
+        again
+    }
+}
+
 impl Reconcile for NodeLifecycleController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(node) = self.nodes.get(key) else {
@@ -163,24 +190,7 @@ impl Reconcile for NodeLifecycleController {
             eviction::mark_unready(&self.context, &self.pods, &key.name).await?;
         }
         let mut wanted = wanted_taints(&node, lost);
-        let mut again = None;
-        let executes =
-            |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
-        if let Some(given_up) = wanted.iter().copied().find(executes) {
-            let health = &self.health;
-            if health.lock().is_halted() {
-                wanted.retain(|w| !executes(w));
-            } else if !taints(&node).iter().any(|t| is_taint(t, given_up)) {
-                match health.lock().give_up(&key.name, now) {
-                    Verdict::Yes => {}
-                    Verdict::No => wanted.retain(|w| !executes(w)),
-                    Verdict::Later(wait) => {
-                        wanted.retain(|w| !executes(w));
-                        again = Duration::try_from(wait).ok();
-                    }
-                }
-            }
-        }
+        let again = self.limit_evictions(&node, &mut wanted, now);
         write_taints(&api, &node, &wanted).await?;
         let evicted = eviction::evict(&self.context, &self.pods, &node).await?;
         let silent =

@@ -92,6 +92,15 @@ fn counts_pods(spec: &PodDisruptionBudgetSpec) -> bool {
     spec.max_unavailable.is_none() && matches!(spec.min_available, Some(IntOrString::Int(_)))
 }
 
+/// Status and reason of the condition `DisruptionAllowed`.
+fn disruption_allowed(failed: bool, allowed: i32) -> (&'static str, &'static str) {
+    match (failed, allowed > 0) {
+        (true, _) => ("False", "SyncFailed"),
+        (false, true) => ("True", "SufficientPods"),
+        (false, false) => ("False", "InsufficientPods"),
+    }
+}
+
 impl Reconcile for DisruptionController {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(budget) = self.budgets.get(key) else { return Ok(None) };
@@ -138,12 +147,7 @@ impl Reconcile for DisruptionController {
         status.current_healthy = Some(counts.current_healthy);
         status.disruptions_allowed = Some(counts.allowed);
         status.observed_generation = budget.metadata.generation;
-        let allowed = counts.allowed > 0;
-        let (text, reason) = match (&wrong, allowed) {
-            (Some(_), _) => ("False", "SyncFailed"),
-            (None, true) => ("True", "SufficientPods"),
-            (None, false) => ("False", "InsufficientPods"),
-        };
+        let (text, reason) = disruption_allowed(wrong.is_some(), counts.allowed);
         let message = wrong.unwrap_or_default();
         let condition = NewCondition {
             generation: budget.metadata.generation,

@@ -60,42 +60,42 @@ fn identity(endpoint: &Value) -> String {
     }
 }
 
-/// What makes slices named `{base}`, `{base}-1`, … of at most `most` endpoints hold the groups. Each of `families` has a
+/// Puts endpoints into slices of their group, each where it is already. Returns the slices, each with whether it changes, and the endpoints
+/// for which there is no room.
+fn fill(own: Vec<Slice>, endpoints: Vec<Value>, max: usize) -> (Vec<(Slice, bool)>, Vec<Value>) {
+    let mut wanted: BTreeMap<String, Value> = endpoints.into_iter().map(|e| (identity(&e), e)).collect();
+    let mut slices: Vec<(Slice, bool)> = Vec::new();
+    for mut slice in own {
+        let before = slice.endpoints.clone();
+        slice.endpoints = before.iter().filter_map(|e| wanted.remove(&identity(e))).collect();
+        let changed = slice.endpoints != before;
+        slices.push((slice, changed));
+    }
+    // Room in slices that change anyway is filled before others are touched.
+    slices.sort_by_key(|(_, changed)| !changed);
+    let mut waiting = wanted.into_values();
+    for (slice, changed) in &mut slices {
+        let room = max.saturating_sub(slice.endpoints.len());
+        let more: Vec<Value> = waiting.by_ref().take(room).collect();
+        *changed |= !more.is_empty();
+        slice.endpoints.extend(more);
+    }
+    (slices, waiting.collect())
+}
+
+/// What makes slices named `{base}`, `{base}-1`, … of at most `max` endpoints hold the groups. Each of `families` has a
 /// slice, be it an empty one.
-pub fn plan(
-    base: &str,
-    families: &[&'static str],
-    groups: Vec<Group>,
-    present: Vec<Slice>,
-    most: usize,
-) -> Vec<Action> {
+pub fn plan(base: &str, families: &[&'static str], groups: Vec<Group>, present: Vec<Slice>, max: usize) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut taken: Vec<String> = present.iter().map(|slice| slice.name.clone()).collect();
     let mut left = present;
     let mut homeless = Vec::new();
     let mut empty = families.to_vec();
     for group in groups {
-        let mut wanted: BTreeMap<String, Value> = group.endpoints.into_iter().map(|e| (identity(&e), e)).collect();
         let (own, others): (Vec<Slice>, Vec<Slice>) =
             left.into_iter().partition(|s| s.family == group.family && s.ports == group.ports);
         left = others;
-        let mut slices: Vec<(Slice, bool)> = Vec::new();
-        for mut slice in own {
-            let before = slice.endpoints.clone();
-            slice.endpoints = before.iter().filter_map(|e| wanted.remove(&identity(e))).collect();
-            let changed = slice.endpoints != before;
-            slices.push((slice, changed));
-        }
-        // Room in slices that change anyway is filled before others are touched.
-        slices.sort_by_key(|(_, changed)| !changed);
-        let mut waiting = wanted.into_values();
-        for (slice, changed) in &mut slices {
-            let room = most.saturating_sub(slice.endpoints.len());
-            let more: Vec<Value> = waiting.by_ref().take(room).collect();
-            *changed |= !more.is_empty();
-            slice.endpoints.extend(more);
-        }
-        let rest: Vec<Value> = waiting.collect();
+        let (slices, rest) = fill(own, group.endpoints, max);
         for (slice, changed) in slices {
             if slice.endpoints.is_empty() {
                 left.push(slice);
@@ -104,7 +104,7 @@ pub fn plan(
                 actions.extend(changed.then_some(Action::Update(slice)));
             }
         }
-        for endpoints in rest.chunks(most) {
+        for endpoints in rest.chunks(max) {
             homeless.push(Group { family: group.family, ports: group.ports.clone(), endpoints: endpoints.to_vec() });
         }
     }

@@ -231,17 +231,6 @@ pub fn limit(
     let down_to = within(window(&down, false)).into_iter().max().unwrap_or(asked).max(asked);
     let stable = current.max(up_to).min(down_to);
     history.recommendations.push((now, asked));
-    let able = match stable {
-        n if n == asked => ("ReadyForNewScale", "recommended size matches current size"),
-        n if n > asked => (
-            "ScaleDownStabilized",
-            "recent recommendations were higher than current one, applying the highest recent recommendation",
-        ),
-        _ => (
-            "ScaleUpStabilized",
-            "recent recommendations were lower than current one, applying the lowest recent recommendation",
-        ),
-    };
     let (replicas, limited) = if stable > current {
         let bound = match behavior {
             Some(_) => bound(current, &up, true, history, now),
@@ -276,7 +265,22 @@ pub fn limit(
     } else {
         (stable, WITHIN)
     };
-    Limited { replicas, able, limited }
+    Limited { replicas, able: able_to_scale(stable, asked), limited }
+}
+
+/// Reason and message of the condition `AbleToScale`: whether earlier recommendations hold back what is asked for now.
+fn able_to_scale(stable: i32, asked: i32) -> (&'static str, &'static str) {
+    match stable {
+        n if n == asked => ("ReadyForNewScale", "recommended size matches current size"),
+        n if n > asked => (
+            "ScaleDownStabilized",
+            "recent recommendations were higher than current one, applying the highest recent recommendation",
+        ),
+        _ => (
+            "ScaleUpStabilized",
+            "recent recommendations were lower than current one, applying the lowest recent recommendation",
+        ),
+    }
 }
 
 const WITHIN: (bool, &str, &str) = (false, "DesiredWithinRange", "the desired count is within the acceptable range");

@@ -109,16 +109,7 @@ impl Reconcile for DaemonSetController {
         let mine = pods::owned(cache, &key.namespace, &uid);
         let (places, _) = observe(spec, &mine, &nodes.list(), &hash);
         let wanted = places.iter().filter(|p| p.runs).count() as i32;
-        let strategy = spec.update_strategy.clone().unwrap_or_default();
-        let rolling = strategy.rolling_update.unwrap_or_default();
-        let max_surge = pods::scaled(rolling.max_surge.as_ref(), wanted, true).max(0) as usize;
-        let max_unavailable = pods::scaled(rolling.max_unavailable.as_ref(), wanted, true).max(0) as usize;
-        let update = Update {
-            rolling: strategy.type_.as_deref() != Some("OnDelete"),
-            max_unavailable: if max_surge == 0 { max_unavailable.max(1) } else { max_unavailable },
-            max_surge,
-        };
-        let plan = plan(&places, update);
+        let plan = plan(&places, update(spec, wanted));
         let mut pod = pods::from_template(&spec.template, &key.namespace, pods::owner(set.as_ref()));
         pod.metadata.generate_name = Some(format!("{}-", key.name));
         pod.metadata.labels.get_or_insert_default().insert(revisions::LABEL.into(), hash.clone());
@@ -137,18 +128,7 @@ impl Reconcile for DaemonSetController {
                 postponed = Some(postponed.map_or(wait, |least| least.min(wait)));
                 continue;
             }
-            let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
-            match pods::phase(pod) {
-                "Failed" => {
-                    let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
-                    context.events.warning(set.as_ref(), "FailedDaemonPod", text);
-                }
-                "Succeeded" => {
-                    let text = format!("Found succeeded daemon pod {of} on node {on}, will try to delete it");
-                    context.events.normal(set.as_ref(), "SucceededDaemonPod", text);
-                }
-                _ => {}
-            }
+            record_over(context, &set, pod);
             pods::delete_and_record(context, cache, set.as_ref(), &mine[index]).await?;
         }
         let mine = pods::owned(cache, &key.namespace, &uid);
@@ -159,6 +139,35 @@ impl Reconcile for DaemonSetController {
         live.insert(revision);
         revisions::forget(&context.client, set.as_ref(), spec.revision_history_limit, &live).await?;
         failure.map_or(Ok(again.into_iter().chain(postponed).min()), Err)
+    }
+}
+
+/// How the pods of a set of `wanted` pods are replaced.
+fn update(spec: &DaemonSetSpec, wanted: i32) -> Update {
+    let strategy = spec.update_strategy.clone().unwrap_or_default();
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let max_surge = pods::scaled(rolling.max_surge.as_ref(), wanted, true).max(0) as usize;
+    let max_unavailable = pods::scaled(rolling.max_unavailable.as_ref(), wanted, true).max(0) as usize;
+    Update {
+        rolling: strategy.type_.as_deref() != Some("OnDelete"),
+        max_unavailable: if max_surge == 0 { max_unavailable.max(1) } else { max_unavailable },
+        max_surge,
+    }
+}
+
+/// Records that a pod which has ended gives way to another one.
+fn record_over(context: &Context, set: &DaemonSet, pod: &Pod) {
+    let (of, on) = (pod.key(), node_of(pod).unwrap_or_default());
+    match pods::phase(pod) {
+        "Failed" => {
+            let text = format!("Found failed daemon pod {of} on node {on}, will try to kill it");
+            context.events.warning(set, "FailedDaemonPod", text);
+        }
+        "Succeeded" => {
+            let text = format!("Found succeeded daemon pod {of} on node {on}, will try to delete it");
+            context.events.normal(set, "SucceededDaemonPod", text);
+        }
+        _ => {}
     }
 }
 

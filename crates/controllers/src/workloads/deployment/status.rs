@@ -126,6 +126,28 @@ struct Counts {
     available: i32,
 }
 
+impl Counts {
+    /// Whether a roll-out has made progress since a status was written (upstream's `DeploymentProgressing`).
+    fn is_further_than(&self, status: &DeploymentStatus) -> bool {
+        let old = |n: Option<i32>| n.unwrap_or(0);
+        self.updated > old(status.updated_replicas)
+            || self.replicas - self.updated < old(status.replicas) - old(status.updated_replicas)
+            || self.ready > old(status.ready_replicas)
+            || self.available > old(status.available_replicas)
+    }
+}
+
+/// Whether a condition is about a ReplicaSet.
+fn names(condition: &DeploymentCondition, set: &str) -> bool {
+    condition.message.as_ref().is_some_and(|message| message.contains(&format!("{set:?}")))
+}
+
+/// The deadline counts from now on, though the condition says the same as before.
+fn restart_deadline(list: &mut [DeploymentCondition], now: Timestamp) {
+    let condition = list.iter_mut().find(|c| c.type_() == PROGRESSING);
+    condition.into_iter().for_each(|c| c.last_update_time = Some(Time(now)));
+}
+
 /// Sets the condition `Progressing`; returns how long until the deadline.
 fn progress(
     deployment: &Deployment,
@@ -144,12 +166,11 @@ fn progress(
         say("False", "ReplicaSetCreateError", &refused(deployment, error));
         return None;
     }
-    // That it timed out is still so while nobody looks for progress.
-    if spec.paused == Some(true) && reason == "ProgressDeadlineExceeded" {
-        return None;
-    }
     if spec.paused == Some(true) {
-        say("Unknown", "DeploymentPaused", "Deployment is paused");
+        // That it timed out is still so while it is paused.
+        if reason != "ProgressDeadlineExceeded" {
+            say("Unknown", "DeploymentPaused", "Deployment is paused");
+        }
         return None;
     }
     if reason == "DeploymentPaused" {
@@ -162,18 +183,12 @@ fn progress(
         say("True", "NewReplicaSetAvailable", &format!("ReplicaSet {name:?} has successfully progressed."));
         return None;
     }
-    let names_it = |c: &DeploymentCondition| c.message.as_ref().is_some_and(|m| m.contains(&format!("{name:?}")));
-    let of_another = !present.as_ref().is_some_and(names_it);
+    let of_another = !present.as_ref().is_some_and(|condition| names(condition, &name));
     // Once complete, pods that come and go, or a new number of them, are no roll-out.
     if reason == "NewReplicaSetAvailable" && counts.replicas == counts.updated && !of_another {
         return None;
     }
-    let status = deployment.status.clone().unwrap_or_default();
-    let old = |n: Option<i32>| n.unwrap_or(0);
-    let moved = counts.updated > old(status.updated_replicas)
-        || counts.replicas - counts.updated < old(status.replicas) - old(status.updated_replicas)
-        || counts.ready > old(status.ready_replicas)
-        || counts.available > old(status.available_replicas);
+    let moved = counts.is_further_than(&deployment.status.clone().unwrap_or_default());
     let allowed = SignedDuration::from_secs(i64::from(deadline));
     let again = Duration::try_from(allowed).unwrap_or_default() + Duration::from_secs(1);
     if of_another && !moved {
@@ -183,9 +198,7 @@ fn progress(
     }
     if moved {
         say("True", "ReplicaSetUpdated", &format!("ReplicaSet {name:?} is progressing."));
-        // The deadline counts from here, though the condition says the same as before.
-        let condition = list.iter_mut().find(|c| c.type_() == PROGRESSING);
-        condition.into_iter().for_each(|c| c.last_update_time = Some(Time(facts.now)));
+        restart_deadline(list, facts.now);
         return Some(again);
     }
     let since = present.as_ref().and_then(|c| c.last_update_time.as_ref());
