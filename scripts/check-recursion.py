@@ -34,6 +34,7 @@ BOUND = {
     "apiserver/src/openapi/mod.rs": {"visit_mut": DEPTH},
     "apiserver/src/openapi/v2.rs": {"write": DEPTH},
     "controllers/src/toolkit/adoption.rs": {"selector": NAME},
+    "controllers/src/toolkit/controller.rs": {"reconcile": NAME},
     "controllers/src/toolkit/status.rs": {"is_same": STATUS, "merge_patch": STATUS},
     "controllers/src/workloads/replica_set.rs": {"replicas": NAME, "min_ready_seconds": NAME, "template": NAME, "status": NAME, "next_status": NAME},
     "expressions/src/budget.rs": {"weigh": DEPTH},
