@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 /// A column: its title, type, and whether only `-o wide` shows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
+    /// Its title, as `kubectl get` prints it.
     pub name: &'static str,
+    /// Its type in the OpenAPI sense: `string`, `integer`, `boolean` or `date`.
     pub kind: &'static str,
+    /// Whether only `-o wide` shows it (a priority other than 0).
     pub wide: bool,
 }
 
@@ -31,6 +34,7 @@ pub(crate) const AGE: Column = text("Age");
 /// How a kind is printed.
 #[derive(Clone, Copy)]
 pub struct Printer {
+    /// The columns, in their order.
     pub columns: &'static [Column],
     /// The cells of one object, as many as there are columns.
     pub row: fn(&Value, Timestamp) -> Vec<Value>,

@@ -17,6 +17,7 @@
 //!
 //! No I/O; all functions work on JSON values.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 pub mod columns;

@@ -128,6 +128,7 @@ impl Typed {
         all(self.of(), object, false).below
     }
 
+    /// Which fields differ between two states of an object.
     pub fn compare(&self, old: &Value, new: &Value) -> Difference {
         let (changed, removed) = compare(self.of(), Some(old), Some(new));
         Difference { changed: changed.below, removed: removed.below }

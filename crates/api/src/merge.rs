@@ -12,6 +12,7 @@ pub struct BuiltinStrategy {
 }
 
 impl BuiltinStrategy {
+    /// Those of a built-in kind, by its schema.
     pub fn of(kind: &Kind) -> Self {
         BuiltinStrategy { root: kind.schema() }
     }

@@ -21,7 +21,7 @@
 //! - All kinds go through the same code; what is special about one stands in `api` or in a plugin of [`admission`].
 //! - This crate knows no controller and no kubelet; it reaches kubelets and pods only to pass requests on ([`streams`]).
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod admission;

@@ -4,6 +4,8 @@
 //! observed, and a small executor carries them out. All of them read the shared [`informer`] caches, write through the
 //! API, and keep nothing else: after a crash the next look at the same objects goes on where the last one stopped.
 
+#![warn(missing_docs, clippy::missing_errors_doc)]
+
 mod cluster;
 mod network;
 mod nodes;
@@ -20,10 +22,13 @@ use toolkit::Context;
 
 /// What the controllers need to know of the cluster.
 pub struct Config {
+    /// Signs certificates of nodes and of clients, and is published as the cluster's root.
     pub authority: Arc<pki::Authority>,
     /// Signs service-account tokens.
     pub token_key: Arc<pki::TokenKey>,
+    /// The ranges of pod addresses, of which nodes get their own.
     pub cluster_cidr: AddressRanges,
+    /// The ranges of the addresses of services.
     pub service_cidr: AddressRanges,
     /// Names and addresses of the API server beside those that it always has.
     pub api_names: Vec<String>,

@@ -18,7 +18,7 @@
 //! - Nothing is polled: pods come from a watch, ends of containers from their shims.
 //! - A pod's worker alone changes that pod's things.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests read what they wrote themselves"))]
 
 mod config;

@@ -13,10 +13,12 @@ struct Column {
     kind: String,
 }
 
+/// The columns of a version of a custom kind.
 #[derive(Debug)]
 pub struct Columns(Vec<Column>);
 
 impl Columns {
+    /// Reads `additionalPrinterColumns`; without any, the age alone is a column.
     pub fn read(columns: &[Value]) -> Self {
         let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
             "description": "How long ago the object was created"});
@@ -34,6 +36,7 @@ impl Columns {
         Columns(columns.iter().map(read).collect())
     }
 
+    /// A `meta.k8s.io/v1` Table of objects. `include` makes what each row holds of its object, `metadata` is that of the list.
     pub fn table(&self, objects: &[Value], include: impl Fn(&Value) -> Value, metadata: Value) -> Value {
         let now = apimachinery::clock::now();
         let name = json!({"name": "Name", "type": "string", "format": "name", "priority": 0,

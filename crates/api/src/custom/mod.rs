@@ -25,20 +25,25 @@ pub use crate::structural::formats::warnings;
 pub struct Definition {
     /// `plural.group`, which is also the name of the resource in the store.
     pub name: String,
+    /// Its versions, in the order of its spec.
     pub versions: Vec<Version>,
     storage: usize,
     /// Where the webhook is that converts between versions (`clientConfig`), if they differ in more than their name.
     pub webhook: Option<Value>,
+    /// Whether it is being deleted: then no object is created any more.
     pub terminating: bool,
 }
 
 /// One version of a custom kind.
 #[derive(Debug)]
 pub struct Version {
+    /// The kind, as the rest of the server knows it.
     pub kind: &'static Kind,
+    /// Whether clients may use this version.
     pub served: bool,
     /// What the server tells whoever writes objects of this version.
     pub warnings: Vec<String>,
+    /// Where `scale` is found in an object, if the version declares it.
     pub scale: Option<ScalePaths>,
     /// Whether the schema has defaults, which objects of before may lack.
     pub has_defaults: bool,
@@ -71,8 +76,11 @@ impl Read {
 /// Where a custom kind keeps what `scale` shows, as field names from the root.
 #[derive(Debug, Clone)]
 pub struct ScalePaths {
+    /// The number that is wanted (`specReplicasPath`).
     pub spec_replicas: Vec<String>,
+    /// The number that is there (`statusReplicasPath`).
     pub status_replicas: Vec<String>,
+    /// The selector of the pods, as text (`labelSelectorPath`).
     pub selector: Option<Vec<String>>,
 }
 
@@ -106,6 +114,7 @@ impl Definition {
         &self.versions[self.storage]
     }
 
+    /// The version of that name.
     pub fn version(&self, version: &str) -> Option<&Version> {
         self.versions.iter().find(|v| v.kind.version == version)
     }
@@ -209,6 +218,7 @@ impl Version {
         structural::drop_nulls(&self.read().schema, object);
     }
 
+    /// Fills in the defaults of the schema.
     pub fn apply_defaults(&self, object: &mut Value) {
         structural::apply_defaults(&self.read().schema, object);
     }

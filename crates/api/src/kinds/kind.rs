@@ -25,16 +25,23 @@ pub enum Verbs {
 /// kind can't be taken for that of a custom kind, whatever that is called. A built-in kind is a constant of this module
 /// (`kinds::PODS`); a custom one comes from [`Kind::custom`] alone. Kinds can't be copied.
 pub struct Kind {
+    /// The API group; empty for the core group.
     pub group: &'static str,
+    /// The version in that group, such as `v1`.
     pub version: &'static str,
+    /// The name of the type, such as `Pod`.
     pub kind: &'static str,
     /// Read by [`Kind::plural`], for paths and messages.
     pub(super) plural: &'static str,
+    /// What `kubectl` takes for its name, such as `po`.
     pub short_names: &'static [&'static str],
+    /// Names of several kinds together, such as `all`.
     pub categories: &'static [&'static str],
+    /// Whether its objects are in namespaces.
     pub namespaced: bool,
     /// Whether changes of `spec` raise `metadata.generation`.
     pub has_generation: bool,
+    /// What can be done with its objects.
     pub verbs: Verbs,
     /// Further fields that field selectors may name, beside `metadata.name` and `metadata.namespace`.
     pub selectable: &'static [&'static str],
@@ -44,21 +51,32 @@ pub struct Kind {
     pub(super) kept_as: Option<&'static Kind>,
     /// Of a custom resource definition.
     pub custom: bool,
+    /// What is particular to it.
     pub strategy: Strategy,
 }
 
 /// What a custom resource definition can say of a version of its kind. There are no other subresources for it to declare.
 #[derive(Debug)]
 pub struct CustomKind {
+    /// The API group; empty for the core group.
     pub group: &'static str,
+    /// The version in that group, such as `v1`.
     pub version: &'static str,
+    /// The name of the type, such as `Pod`.
     pub kind: &'static str,
+    /// The name of the resource in paths, such as `pods`.
     pub plural: &'static str,
+    /// What `kubectl` takes for its name, such as `po`.
     pub short_names: &'static [&'static str],
+    /// Names of several kinds together, such as `all`.
     pub categories: &'static [&'static str],
+    /// Whether its objects are in namespaces.
     pub namespaced: bool,
+    /// Fields that field selectors may name, beside name and namespace.
     pub selectable: &'static [&'static str],
+    /// Whether it declares the subresource `status`.
     pub status: bool,
+    /// Whether it declares the subresource `scale`.
     pub scale: bool,
 }
 
@@ -152,6 +170,7 @@ impl Kind {
         self.plural
     }
 
+    /// The name of one object, as discovery lists it.
     pub fn singular(&self) -> String {
         self.kind.to_ascii_lowercase()
     }
@@ -196,6 +215,7 @@ impl Kind {
         self.subresources.iter().copied().find(|s| s.name() == name)
     }
 
+    /// Whether the status is written apart from the rest.
     pub fn has_status(&self) -> bool {
         self.subresources.contains(&Subresource::Status)
     }
@@ -257,18 +277,22 @@ impl Kind {
         object["apiVersion"] = version.into();
     }
 
+    /// The answer 404 about the object `name`.
     pub fn not_found(&self, name: &str) -> Status {
         Status::not_found(self.group, self.plural, name)
     }
 
+    /// The answer 409 about an object `name` that is there already.
     pub fn already_exists(&self, name: &str) -> Status {
         Status::already_exists(self.group, self.plural, name)
     }
 
+    /// The answer 403 about the object `name`, and why.
     pub fn forbidden(&self, name: &str, why: &str) -> Status {
         Status::forbidden(self.group, self.plural, name, why)
     }
 
+    /// The answer 409 about the object `name`, and why.
     pub fn conflict(&self, name: &str, why: &str) -> Status {
         Status::conflict(self.group, self.plural, name, why)
     }
@@ -278,6 +302,7 @@ impl Kind {
         Status::modified(self.group, self.plural, name)
     }
 
+    /// The answer 422 about the object `name`, with what is wrong with it.
     pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> Status {
         Status::invalid(self.group, self.kind, name, causes)
     }

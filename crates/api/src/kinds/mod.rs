@@ -13,7 +13,8 @@ mod subresource;
 /// The constants of a group's kinds, and the list of them in the order of discovery.
 macro_rules! table {
     ($($name:ident = $module:ident;)*) => {
-        $(pub const $name: &$crate::Kind = &$module::KIND;)*
+        $(#[doc = concat!("The kind of `", stringify!($module), "`.")]
+        pub const $name: &$crate::Kind = &$module::KIND;)*
         pub(super) const KINDS: &[&$crate::Kind] = &[$($name),*];
     };
 }
@@ -80,6 +81,7 @@ const API_EXTENSIONS: &[&str] = &["api-extensions"];
 pub struct Kinds(&'static [&'static [&'static Kind]]);
 
 impl Kinds {
+    /// All kinds, in the order of discovery.
     pub fn iter(self) -> impl Iterator<Item = &'static Kind> + Clone {
         self.into_iter()
     }

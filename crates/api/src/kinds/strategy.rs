@@ -11,6 +11,7 @@ use crate::columns::Printer;
 pub enum Target {
     /// All but the status, for kinds with a status subresource.
     Main,
+    /// The status and nothing else.
     Status,
     /// What a pod's containers may use.
     Resize,
@@ -23,8 +24,11 @@ pub enum Target {
 /// What of the metadata a write to `status` can't change: upstream's strategies differ in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusKeeps {
+    /// Finalizers and owner references.
     FinalizersAndOwners,
+    /// These and labels.
     LabelsToo,
+    /// These, labels and annotations.
     LabelsAndAnnotationsToo,
     /// All but what the server itself writes there.
     All,
@@ -33,6 +37,7 @@ pub enum StatusKeeps {
 /// What becomes of an object's dependents if the client that deletes it doesn't say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependents {
+    /// The garbage collector deletes them (background propagation).
     Collected,
     /// They stay, for compatibility with clients older than the garbage collector; the client gets a warning, if there is one.
     Orphaned(Option<&'static str>),
@@ -41,6 +46,7 @@ pub enum Dependents {
 /// What a selectable field is where an object doesn't have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absent {
+    /// This value.
     Is(&'static str),
     /// As another selectable field.
     As(&'static str),
@@ -49,8 +55,11 @@ pub enum Absent {
 /// A selectable field that isn't found at its name, or has a value where an object has none.
 #[derive(Debug, Clone, Copy)]
 pub struct SelectedField {
+    /// As field selectors name it.
     pub name: &'static str,
+    /// Where its value is in the object, as names with dots between them.
     pub path: &'static str,
+    /// Its value in an object that has none.
     pub absent: Absent,
 }
 
@@ -70,12 +79,14 @@ pub struct Deletion {
     pub mark: fn(&mut Value),
     /// Whether something other than finalizers of the metadata holds an object that is being deleted.
     pub is_held: fn(&Value) -> bool,
+    /// What becomes of its dependents where the client says nothing.
     pub dependents: Dependents,
     /// The answer is the last state of the object, and no Status.
     pub returns_object: bool,
 }
 
 impl Deletion {
+    /// Any object may be deleted, at once but for its finalizers, and the garbage collector deletes its dependents.
     pub const PLAIN: Deletion = Deletion {
         refuse: |_| None,
         grace_period: |_, _| 0,
@@ -105,6 +116,7 @@ pub struct Strategy {
     pub updates_name_version: bool,
     /// Whether the status that a new object is sent with is kept, and doesn't begin empty.
     pub created_with_status: bool,
+    /// What an update of the status leaves as it was.
     pub status_keeps: StatusKeeps,
     /// Appends what is wrong with an object that is about to be stored; the second is the stored one, for an update.
     pub validate: fn(&Value, Option<&Value>, &mut Vec<Cause>),
@@ -120,6 +132,7 @@ pub struct Strategy {
     pub selected: &'static [SelectedField],
     /// The template of the pods that the object stands for, if it has one.
     pub pod_template: fn(&Value) -> &Value,
+    /// How an object is deleted.
     pub deletion: Deletion,
     /// What clients that use the kind are warned of (upstream's `APILifecycleDeprecated`).
     pub deprecation: Option<&'static str>,

@@ -3,23 +3,40 @@
 //! A custom kind can declare `status` and `scale` alone ([`CustomKind`](super::CustomKind)): one that is called `pods`
 //! has no logs, and nobody opens a stream to a node by the rights to `nodes.example.com`.
 
+/// A part of an object, or an action on one, with a path of its own below that of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subresource {
+    /// `status`, of any kind that has one.
     Status,
+    /// `scale`: the number of replicas, as an `autoscaling/v1` Scale.
     Scale,
+    /// `attach` of pods: the streams of a container's own process.
     Attach,
+    /// `binding` of pods: the node that the scheduler has chosen.
     Binding,
+    /// `ephemeralcontainers` of pods.
     EphemeralContainers,
+    /// `resize` of pods: what their containers may use (KEP-1287).
     Resize,
+    /// `eviction` of pods: a deletion that disruption budgets may refuse.
     Eviction,
+    /// `exec` of pods: a command in a container.
     Exec,
+    /// `log` of pods.
     Log,
+    /// `portforward` of pods.
     PortForward,
+    /// `proxy` of pods.
     PodProxy,
+    /// `proxy` of services.
     ServiceProxy,
+    /// `proxy` of nodes: their kubelet's own API.
     NodeProxy,
+    /// `token` of service accounts: a TokenRequest.
     Token,
+    /// `finalize` of namespaces: `spec.finalizers`.
     Finalize,
+    /// `approval` of CertificateSigningRequests: their conditions.
     Approval,
 }
 
@@ -84,6 +101,7 @@ impl Subresource {
         })
     }
 
+    /// Whether it passes requests on to a pod, a service or a node.
     pub fn is_proxy(self) -> bool {
         matches!(self, Self::PodProxy | Self::ServiceProxy | Self::NodeProxy)
     }

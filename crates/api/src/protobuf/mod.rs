@@ -18,6 +18,7 @@ use crate::{KINDS, Kind, OLDER, kinds};
 pub use decode::decode;
 pub use encode::{event, item, item_size, list_head, object, object_message, status};
 
+/// The media type of upstream's protobuf, in `Content-Type` and `Accept`.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 const MAGIC: &[u8] = b"k8s\0";
 const MAX_DEPTH: usize = 100;

@@ -63,7 +63,9 @@ pub(crate) enum ListKind {
 /// A field that tells items of a list apart, and what it is in an item that doesn't have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
+    /// Its name in an item.
     pub name: String,
+    /// Its value in an item that has none.
     pub default: Option<Value>,
 }
 
@@ -82,6 +84,7 @@ fn unpack(packed: &[u8]) -> Value {
     zstd::decode_all(packed).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null)
 }
 
+/// All built-in types, read once.
 pub fn types() -> &'static Types {
     static CACHE: OnceLock<Types> = OnceLock::new();
     CACHE.get_or_init(|| {
@@ -174,6 +177,7 @@ fn read_list(schema: &Value) -> Type {
 }
 
 impl Types {
+    /// Whether there is a type of that name, such as `io.k8s.api.core.v1.Pod`.
     pub fn contains(&self, name: &str) -> bool {
         self.types.contains_key(name)
     }

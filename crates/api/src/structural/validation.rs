@@ -31,6 +31,7 @@ fn pattern(text: &str) -> Option<Arc<Regex>> {
     compiled
 }
 
+/// Appends what is wrong with an object by its schema.
 pub fn check(schema: &Value, object: &Value, causes: &mut Vec<Cause>) {
     value(schema, object, "", causes);
     embedded(schema, object, "", true, causes);

@@ -9,7 +9,9 @@ pub type Causes = Vec<Cause>;
 /// A field of an object under check.
 #[derive(Clone)]
 pub struct Field<'a> {
+    /// What it holds; null if it is absent.
     pub value: &'a Value,
+    /// The path from the root, as causes of a Status have it: `spec.containers[0].name`.
     pub path: String,
 }
 
@@ -19,10 +21,12 @@ impl<'a> Field<'a> {
         Field { value, path: String::new() }
     }
 
+    /// A value that is known to be at `path`.
     pub fn new(value: &'a Value, path: impl Into<String>) -> Self {
         Field { value, path: path.into() }
     }
 
+    /// The member `key` of an object; null if there is none.
     pub fn at(&self, key: &str) -> Field<'a> {
         let path = if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) };
         Field { value: self.value.at(&[key]), path }
@@ -42,10 +46,12 @@ impl<'a> Field<'a> {
         map.map(move |(key, value)| (key.as_str(), Field { value, path: format!("{path}[{key}]") }))
     }
 
+    /// Whether it is there and not null.
     pub fn is_set(&self) -> bool {
         !self.value.is_null()
     }
 
+    /// Its text; empty if it is something else.
     pub fn text(&self) -> &'a str {
         self.value.as_str().unwrap_or("")
     }
@@ -54,6 +60,7 @@ impl<'a> Field<'a> {
     pub fn texts(&self) -> Vec<&'a str> {
         self.items().map(|item| item.text()).collect()
     }
+    /// Whether it is absent, or an empty text, list or map.
     pub fn is_empty(&self) -> bool {
         match self.value {
             Value::Null => true,
@@ -64,10 +71,12 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Adds the cause that the value is invalid (`FieldValueInvalid`).
     pub fn invalid(&self, why: &str, causes: &mut Causes) {
         causes.push(Cause::invalid(&self.path, self.value, why));
     }
 
+    /// Adds the cause that nothing may be here (`FieldValueForbidden`).
     pub fn forbid(&self, why: &str, causes: &mut Causes) {
         causes.push(Cause::forbidden(&self.path, why));
     }
@@ -103,12 +112,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A number, if set, of 0 or more.
     pub fn not_negative(&self, causes: &mut Causes) {
         if self.value.as_i64().is_some_and(|n| n < 0) {
             self.invalid("must be greater than or equal to 0", causes);
         }
     }
 
+    /// A number, if set, of 1 or more.
     pub fn positive(&self, causes: &mut Causes) {
         if self.value.as_i64().is_some_and(|n| n <= 0) {
             self.invalid("must be greater than 0", causes);
@@ -133,6 +144,7 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// An IP address of either family.
     pub fn address(&self, causes: &mut Causes) {
         if self.text().parse::<std::net::IpAddr>().is_err() {
             self.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", causes);
@@ -239,10 +251,12 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The number of a port, 1 to 65535.
     pub fn port(&self, causes: &mut Causes) {
         super::port_number(self.value, &self.path, causes);
     }
 
+    /// The number of a port, or the name of one (IANA_SVC_NAME).
     pub fn port_or_name(&self, causes: &mut Causes) {
         super::port_or_name(self.value, &self.path, causes);
     }

@@ -37,6 +37,9 @@ pub async fn run(server: Weak<ApiServer>) {
 }
 
 /// Says from when on it is known which tokens are used.
+///
+/// # Errors
+/// The ConfigMap can't be created, other than because it is there.
 pub async fn begin(server: &Arc<ApiServer>) -> Result<(), Status> {
     if server.cache.of(kinds::CONFIG_MAPS).get(&object_key(NAMESPACE, TRACKING)).is_some() {
         return Ok(());

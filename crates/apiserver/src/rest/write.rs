@@ -173,6 +173,10 @@ fn of_silence(info: &ResourceRequest, options: &DeleteOptions) -> Vec<String> {
     }
 }
 
+/// Deletes the objects of a collection that the selectors of the query choose, one after the other.
+///
+/// # Errors
+/// 400 for options or selectors that can't be read, and the first refusal of a deletion.
 pub async fn delete_collection(
     server: &Arc<ApiServer>,
     user: &User,

@@ -69,6 +69,9 @@ pub async fn write(
 }
 
 /// A namespace with `spec.finalizers` and its status as they were sent.
+///
+/// # Errors
+/// Never; the signature is that of all parts of objects.
 pub fn finalize(current: &Value, sent: &Value) -> Result<Value, Status> {
     Ok(with_parts(current, sent, &["spec", "status"]))
 }
@@ -133,6 +136,9 @@ pub fn ephemeral_containers(current: &Value, sent: &Value) -> Result<Value, Stat
 }
 
 /// A pod with `resources` and `resizePolicy` of its containers as they were sent (KEP-1287).
+///
+/// # Errors
+/// Never; the signature is that of all parts of objects.
 pub fn resize(current: &Value, sent: &Value) -> Result<Value, Status> {
     let mut merged = with_parts(current, sent, &[]);
     for list in ["containers", "initContainers"] {

@@ -54,6 +54,9 @@ pub struct Launch<'a> {
 }
 
 /// A list of the spec with variables in place of their names.
+///
+/// # Errors
+/// `CreateContainerConfigError` when the list would become larger than a command may be.
 pub fn expanded(list: &Option<Vec<String>>, variables: &ContainerVariables) -> Result<Vec<String>, StartError> {
     let list = list.as_deref().unwrap_or_default();
     let expanded = environment::expand_all(list, &variables.named);
@@ -195,6 +198,9 @@ fn is_device(path: &Path) -> bool {
 }
 
 /// The block volumes of a container (`volumeDevices`, KEP-351).
+///
+/// # Errors
+/// `CreateContainerConfigError` when the pod has no such volume, or it is no block device.
 pub fn devices(launch: &Launch<'_>) -> Result<Vec<Device>, StartError> {
     let spec = launch.pod.spec.clone().unwrap_or_default();
     let wanted = launch.container.volume_devices.iter().flatten();

@@ -143,6 +143,10 @@ impl ImageManager {
     }
 
     /// The image of a container: the local one or a pulled one, as the policy says.
+    ///
+    /// # Errors
+    /// The name is none, the policy forbids a pull, the registry refuses one, or an earlier refusal's back-off isn't over: with the reason that the
+    /// container waits for (`InvalidImageName`, `ErrImageNeverPull`, `ErrImagePull`, `ImagePullBackOff`).
     pub async fn ensure_image(&self, pod: &Pod, container: &Container) -> Result<Image, ImagePullError> {
         let name = container.image.as_deref().unwrap_or("");
         let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");

@@ -15,6 +15,9 @@ use crate::state::{PodDirs, Sandbox};
 
 impl Context {
     /// Makes a pod's sandbox, or makes it anew if it isn't whole.
+    ///
+    /// # Errors
+    /// The RuntimeClass isn't there or of no use, a cgroup, the network or a file can't be made, or the host name is too long.
     pub async fn make_sandbox(&self, pod: &Pod, dirs: &PodDirs, lost: Option<&Sandbox>) -> io::Result<Sandbox> {
         let spec = pod.spec.clone().unwrap_or_default();
         runtime_class::check(&self.client, &self.runtime.features(), &spec).await?;

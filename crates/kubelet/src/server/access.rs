@@ -82,6 +82,9 @@ impl Access {
     }
 
     /// Lets a request in, or says with which status and words it is refused.
+    ///
+    /// # Errors
+    /// 401 without valid credentials, 403 without the right, 500 when the API can't be asked, each with the words of the answer.
     pub async fn check(
         &self,
         certificate: Option<&User>,

@@ -106,6 +106,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a port of the pod's loopback, of either family. The socket is of the pod's network for good once it is made there, and nobody
 /// waits for it on a thread.
+///
+/// # Errors
+/// Nothing listens at that port, the network namespace is gone, or ten seconds are over.
 pub async fn connect(network: Option<std::path::PathBuf>, port: u16) -> io::Result<TcpStream> {
     let mut refused = io::Error::from(io::ErrorKind::ConnectionRefused);
     for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {

@@ -35,6 +35,9 @@ pub fn hostname(config: &Config, pod: &Pod) -> String {
 }
 
 /// The kernel's host name for a pod: the fully qualified one with `setHostnameAsFQDN` (KEP-1797).
+///
+/// # Errors
+/// The fully qualified name has more than 64 bytes.
 pub fn kernel_name(config: &Config, pod: &Pod) -> io::Result<String> {
     let (name, spec) = (hostname(config, pod), spec(pod));
     let wants_all = spec.set_hostname_as_fqdn == Some(true) && spec.hostname_override.is_none();

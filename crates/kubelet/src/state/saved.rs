@@ -208,6 +208,9 @@ fn relevant(pod: &Pod) -> (&ObjectMeta, Option<&PodSpec>, Option<&PodStatus>) {
 
 /// Writes a pod down for times without an API. `before` is what was written last. A pod may say secrets in its environment: the file is
 /// for root alone.
+///
+/// # Errors
+/// The folder or the file can't be written.
 pub fn save_manifest(folder: &Path, pod: &Pod, before: &mut Option<Pod>) -> std::io::Result<()> {
     let mut plain = pod.clone();
     plain.metadata.managed_fields = None;

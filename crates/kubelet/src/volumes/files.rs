@@ -21,6 +21,9 @@ pub type Files = BTreeMap<String, VolumeFile>;
 
 /// Writes a volume's files so that a reader sees all of the old or all of the new: they lie in a folder of their own,
 /// `..data` points to it, and is swapped by one rename.
+///
+/// # Errors
+/// A file can't be written, or the link not be swapped; what was there before stays.
 pub fn write_atomically(folder: &Path, files: &Files) -> io::Result<()> {
     let link = folder.join("..data");
     let present = std::fs::read_link(&link).ok().map(|target| folder.join(target));

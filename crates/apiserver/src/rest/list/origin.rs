@@ -35,7 +35,7 @@ impl Past {
     /// Some of the objects, of at least one piece if there are so many, and none when there are no more.
     ///
     /// # Errors
-    /// When the store has forgotten them.
+    /// When the store has forgotten them: their revision is compacted.
     pub async fn next(&mut self, server: &ApiServer, info: &ResourceRequest) -> Result<Vec<Arc<Entry>>, ReadError> {
         let prefix = store_key(info.kind, "");
         let below = match self.filter.namespace.as_str() {
@@ -80,6 +80,10 @@ pub(super) enum Origin {
 }
 
 impl Origin {
+    /// What a list is made of: the objects as they are, or those of an earlier revision.
+    ///
+    /// # Errors
+    /// 429 when the user's share of unsent answers is used up, 404 when the kind isn't served any more.
     pub fn of(server: &Arc<ApiServer>, user: &User, info: &ResourceRequest, source: Source) -> Result<Self, Status> {
         let listed = match source {
             Source::Past(past) => return Ok(Origin::Past(past)),
@@ -93,6 +97,9 @@ impl Origin {
     }
 
     /// The next objects, of about `bytes`; none when there are no more.
+    ///
+    /// # Errors
+    /// 500 when objects of the earlier revision can't be read, or more were replaced meanwhile than may be held on to.
     pub async fn next(
         &mut self,
         server: &ApiServer,
@@ -106,6 +113,9 @@ impl Origin {
     }
 
     /// The next piece as JSON, of those that clients share.
+    ///
+    /// # Errors
+    /// 500 when more objects were replaced meanwhile than may be held on to.
     pub fn piece(&mut self) -> Result<Option<Bytes>, Status> {
         let Origin::Present { reading, piece, .. } = self else { return Ok(None) };
         let made = reading.listed().map_err(Status::internal)?.piece(*piece);

@@ -51,7 +51,10 @@ pub fn labels(pod: &Pod, owner: &str) -> HashMap<String, String> {
     labels
 }
 
-/// A sandbox as the runtime is io_error of it.
+/// What the runtime is told of a sandbox (`PodSandboxConfig`).
+///
+/// # Errors
+/// The pod's host name is too long for the kernel.
 pub fn configuration(
     node: &NodeHandles,
     pod: &Pod,

@@ -47,6 +47,9 @@ impl PodAdmission {
     }
 
     /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
+    ///
+    /// # Errors
+    /// The reason and message with which the pod fails.
     pub async fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Rejection> {
         let refused = unsupported(pod).or_else(|| forbidden_sysctl(pod, &self.config.allowed_unsafe_sysctls));
         if let Some(rejection) = refused {

@@ -61,7 +61,10 @@ fn ended<'a>(saved: &'a PodCheckpoint, container: &Container) -> Option<&'a Term
     }
 }
 
-/// Whether a plain init container stands between the pod and its containers; `Err` if one failed for good.
+/// Whether all plain init containers have succeeded and all sidecars have started.
+///
+/// # Errors
+/// An init container has failed for good: the pod won't be initialized.
 pub fn initialized(pod: &Pod, saved: &PodCheckpoint) -> Result<bool, ()> {
     for container in pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()) {
         if is_sidecar(container) {

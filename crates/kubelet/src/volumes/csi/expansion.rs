@@ -20,6 +20,9 @@ const RESIZER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Csi {
     /// Makes the file system in a volume that has grown as large as the volume, and says so in the claim.
+    ///
+    /// # Errors
+    /// The driver refuses, or the API the claim's status.
     pub async fn expand(
         &self,
         pod: &Pod,

@@ -11,6 +11,7 @@ use crate::validate::field::{Causes, Field, too_many};
 /// How many fields objects can be selected by.
 const MAX_SELECTABLE: usize = 8;
 
+/// Appends what is wrong with a definition; `old` is the stored one, for an update.
 pub fn check(object: &Value, old: Option<&Value>, causes: &mut Causes) {
     approval::check(object, old, causes);
     // The status has writers of its own.

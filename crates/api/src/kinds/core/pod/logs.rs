@@ -7,12 +7,19 @@ use serde_json::Value;
 /// Which part of a log is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
+    /// Whether to go on with what is written later.
     pub follow: bool,
+    /// That of the container before the one that runs now.
     pub previous: bool,
+    /// Whether each line begins with its time (RFC 3339).
     pub timestamps: bool,
+    /// Lines of the last so many seconds alone.
     pub since_seconds: Option<i64>,
+    /// Lines from this moment on alone.
     pub since_time: Option<Timestamp>,
+    /// The last so many lines alone.
     pub tail_lines: Option<u64>,
+    /// At most so many bytes.
     pub limit_bytes: Option<u64>,
 }
 

@@ -92,6 +92,7 @@ fn other_family(family: Family) -> Family {
     if family == Family::V4 { Family::V6 } else { Family::V4 }
 }
 
+/// The family that a Service calls `IPv4` or `IPv6`.
 pub fn family(name: &str) -> Option<Family> {
     [Family::V4, Family::V6].into_iter().find(|family| family.name() == name)
 }

@@ -12,10 +12,14 @@ use std::fmt;
 use apimachinery::{Cause, ObjectExt as _};
 use serde_json::Value;
 
+/// A profile of the Pod Security Standards, each stricter than the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// Anything is allowed.
     Privileged,
+    /// Known ways out of a container are closed.
     Baseline,
+    /// A pod is hardened as far as is usual.
     Restricted,
 }
 
@@ -36,13 +40,16 @@ impl Level {
 /// A level as the standard had it in `v1.MINOR`; the latest one if no version is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standard {
+    /// The profile.
     pub level: Level,
     minor: Option<u32>,
 }
 
 impl Standard {
+    /// Any pod is allowed.
     pub const PRIVILEGED: Standard = Standard { level: Level::Privileged, minor: None };
 
+    /// A profile in its latest version.
     pub fn latest(level: Level) -> Self {
         Standard { level, minor: None }
     }
@@ -71,8 +78,11 @@ impl fmt::Display for Standard {
 /// What the labels of a namespace demand of its pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
+    /// What pods must follow to be created (`pod-security.kubernetes.io/enforce`).
     pub enforce: Standard,
+    /// What is noted in the audit log when a pod doesn't follow it (`audit`).
     pub audit: Standard,
+    /// What clients are warned of when a pod doesn't follow it (`warn`).
     pub warn: Standard,
 }
 
@@ -131,7 +141,9 @@ fn minor(text: &str) -> Option<u32> {
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
+    /// Which control of the standard it breaks, in upstream's words.
     pub reason: &'static str,
+    /// Which containers or fields break it, and how.
     pub detail: String,
 }
 
