@@ -13,8 +13,8 @@ use tasks::AbortOnDrop;
 
 /// How many are watched of a namespace, and how many of all: each is a stream of the node's one connection, and who may write an Ingress decides
 /// how many it names.
-const MOST_OF_NAMESPACE: usize = 1000;
-const MOST: usize = 5000;
+const MAX_SECRETS_PER_NAMESPACE: usize = 1000;
+const MAX_SECRETS: usize = 5000;
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -73,7 +73,7 @@ fn bounded(wanted: &BTreeSet<Name>) -> BTreeSet<&Name> {
     for name in wanted {
         let share = shares.entry(&name.0).or_default();
         *share = share.saturating_add(1);
-        if *share <= MOST_OF_NAMESPACE && chosen.len() < MOST {
+        if *share <= MAX_SECRETS_PER_NAMESPACE && chosen.len() < MAX_SECRETS {
             chosen.insert(name);
         }
     }
@@ -111,8 +111,8 @@ mod tests {
         let wanted: BTreeSet<Name> = of("calm", 900).into_iter().chain(of("wild", 50_000)).collect();
         let chosen = bounded(&wanted);
         let count = |namespace: &str| chosen.iter().filter(|(of, _)| of == namespace).count();
-        assert_eq!((count("calm"), count("wild")), (900, MOST_OF_NAMESPACE));
+        assert_eq!((count("calm"), count("wild")), (900, MAX_SECRETS_PER_NAMESPACE));
         let wanted: BTreeSet<Name> = (0..20).flat_map(|n| of(&format!("n{n}"), 900)).collect();
-        assert_eq!(bounded(&wanted).len(), MOST);
+        assert_eq!(bounded(&wanted).len(), MAX_SECRETS);
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens in Secrets that an account lists and nobody has used for a year are refused, and a year later deleted (upstream's legacy service
+//! Tokens in Secrets that an account lists and that no client has used for a year are refused, and a year later deleted (upstream's legacy service
 //! account token cleaner, KEP-2799). The API server writes down when a token is used.
 
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub fn start(context: Context) {
         tracking: context.informers.selected(TRACKING),
     };
     let mut controller = Controller::of_keys();
-    // Without it nobody knows what is used.
+    // Without it there is no record of which tokens are used.
     controller.watch_all(&cleaner.tracking);
     controller.needs(&cleaner.accounts);
     controller.needs(&cleaner.secrets);
@@ -62,7 +62,7 @@ fn day_of(time: Timestamp) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Keep,
-    /// Refuse it from now on, so that who needs it comes forward.
+    /// Refuse it from now on; a client that still needs it shows by failing.
     Invalidate,
     Delete,
 }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_that_nobody_uses_are_refused_and_then_deleted() {
+    fn unused_tokens_are_refused_and_then_deleted() {
         for (created, used, invalid, want) in [
             ("2025-06-01", "", "", Verdict::Keep),
             ("2024-06-01", "2025-06-01", "", Verdict::Keep),

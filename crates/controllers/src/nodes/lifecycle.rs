@@ -1,4 +1,4 @@
-//! Nodes: their ranges of pod addresses, and what follows when one is not heard of any more.
+//! Nodes: their ranges of pod addresses, and what follows when one doesn't renew its lease any more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::toolkit::controller::{Controller, Reconcile};
 use crate::toolkit::nodes::{is_ready, taints};
 use crate::toolkit::{Context, Result, conditions, ignore};
 
-use super::health::{GRACE, Health, Verdict};
+use super::health::{Health, NODE_MONITOR_GRACE_PERIOD, Verdict};
 use super::ranges::give_range;
 use super::taints::{is_taint, wanted_taints, write_taints};
 use super::{eviction, ttl, volumes};
@@ -65,7 +65,7 @@ pub fn start(context: Context) {
 }
 
 impl NodeLifecycleController {
-    /// Takes in what is heard of a node; returns it, and the other nodes for which that matters.
+    /// Takes note of a node; returns it, and the other nodes for which that matters.
     fn node_changed(&self, change: &Change<Node>) -> Vec<Key> {
         let (node, now) = (change.object(), apimachinery::clock::now());
         let mut keys = vec![node.key()];
@@ -85,7 +85,7 @@ impl NodeLifecycleController {
             self.context.events.normal(new.as_ref(), "RegisteredNode", text);
         }
         if changed {
-            // What may be done with the silent ones has changed.
+            // From which unready nodes pods may be evicted has changed.
             keys.extend(self.nodes.list().iter().filter(|n| !is_ready(n)).map(|n| n.key()));
         }
         keys
@@ -97,7 +97,7 @@ impl NodeLifecycleController {
             return None;
         }
         let renewed = lease.spec.as_ref().and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
-        self.health.lock().hear(&name, renewed, now);
+        self.health.lock().observe_lease(&name, renewed, now);
         let key = Key::new("", &name);
         self.nodes.get(&key).is_some_and(|n| !is_ready(&n)).then_some(key)
     }
@@ -126,16 +126,16 @@ impl NodeLifecycleController {
     fn limit_evictions(&self, node: &Node, wanted: &mut Vec<(&str, &str)>, now: Timestamp) -> Option<Duration> {
         let executes =
             |(key, effect): &(&str, &str)| *effect == "NoExecute" && matches!(*key, "not-ready" | "unreachable");
-        let given_up = wanted.iter().copied().find(executes)?;
+        let evicting = wanted.iter().copied().find(executes)?;
         let mut health = self.health.lock();
-        if health.is_halted() {
+        if health.is_fully_disrupted() {
             wanted.retain(|w| !executes(w));
             return None;
         }
-        if taints(node).iter().any(|t| is_taint(t, given_up)) {
+        if taints(node).iter().any(|t| is_taint(t, evicting)) {
             return None;
         }
-        let (may_evict, again) = match health.give_up(&node.name_any(), now) {
+        let (may_evict, again) = match health.may_evict(&node.name_any(), now) {
             Verdict::Yes => (true, None),
             Verdict::No => (false, None),
             Verdict::Later(wait) => (false, Duration::try_from(wait).ok()),
@@ -167,8 +167,8 @@ impl Reconcile for NodeLifecycleController {
             ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
         }
         let now = apimachinery::clock::now();
-        let silence = self.health.lock().silence(&key.name, now);
-        let lost = silence > GRACE;
+        let since_renewal = self.health.lock().since_renewal(&key.name, now);
+        let lost = since_renewal > NODE_MONITOR_GRACE_PERIOD;
         let ready = node
             .status
             .as_ref()
@@ -193,9 +193,11 @@ impl Reconcile for NodeLifecycleController {
         let again = self.limit_evictions(&node, &mut wanted, now);
         write_taints(&api, &node, &wanted).await?;
         let evicted = eviction::evict(&self.context, &self.pods, &node).await?;
-        let silent =
-            (!lost).then(|| Duration::try_from(GRACE - silence).unwrap_or_default() + Duration::from_millis(100));
-        Ok([again, evicted, silent].into_iter().flatten().min())
+        let grace_left = (!lost).then(|| {
+            Duration::try_from(NODE_MONITOR_GRACE_PERIOD - since_renewal).unwrap_or_default()
+                + Duration::from_millis(100)
+        });
+        Ok([again, evicted, grace_left].into_iter().flatten().min())
     }
 }
 
@@ -246,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_of_a_silent_node_say_whether_they_were_ever_told() {
+    fn conditions_of_a_lost_node_say_whether_its_kubelet_ever_posted_them() {
         let node = |conditions: Value| -> Node {
             serde_json::from_value(json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap()
         };

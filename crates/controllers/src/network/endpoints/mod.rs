@@ -241,7 +241,7 @@ impl Reconcile for EndpointSliceController {
             .as_ref()
             .filter(|s| has_selector(s) && s.spec.as_ref().and_then(|s| s.type_.as_deref()) != Some("ExternalName"));
         let Some(service) = of_pods else {
-            // What somebody writes by hand for a service without a selector stays as long as the service.
+            // Endpoints that a user writes for a service without a selector stay as long as the service.
             if service.is_none() {
                 ignore(all.delete(&key.name, &DeleteParams::default()).await, &[404])?;
             }
