@@ -32,11 +32,11 @@ const KEYS: [&str; 13] = [
 ];
 
 /// What works on objects beside the kinds' modules.
-const OTHER_SOURCES: [&str; 2] = ["apiserver/src", "controllers/src"];
+const OTHER_SOURCES: [&str; 4] = ["apiserver/src", "controllers/src", "kubelet/src/pod", "kubelet/src/spec"];
 
 /// In it, what reads documents that are of no built-in kind: queries, discovery, OpenAPI, audit events, reviews of webhooks, metrics,
-/// patches, sets of fields, custom kinds.
-const OTHER_DOCUMENTS: [&str; 18] = [
+/// patches, sets of fields, custom kinds; and folders of a pod.
+const OTHER_DOCUMENTS: [&str; 19] = [
     "apiserver/src/admission/dynamic/conditions.rs",
     "apiserver/src/admission/dynamic/webhooks.rs",
     "apiserver/src/aggregator/metrics.rs",
@@ -55,6 +55,7 @@ const OTHER_DOCUMENTS: [&str; 18] = [
     "controllers/src/cluster/namespace.rs",
     "controllers/src/workloads/revisions.rs",
     "controllers/src/storage/snapshots/",
+    "kubelet/src/pod/sandbox.rs",
 ];
 
 fn regex(pattern: &str) -> Regex {
