@@ -71,6 +71,7 @@ needs_component() {
 ./scripts/check-kinds.sh
 ./scripts/check-recursion.py
 ./scripts/check-sizes.py
+./scripts/check-errors.py
 # One selection of packages throughout, so that nothing is built twice with other features.
 cargo build --locked --workspace --all-targets
 ./scripts/check-dependencies.py

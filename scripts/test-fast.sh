@@ -26,6 +26,7 @@ print(*sorted(chosen - {"e2e", "bench", "testkit"}))')
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "skipped: cargo fmt isn't installed" >&2; fi
 ./scripts/check-edges.sh
 ./scripts/check-sizes.py
+./scripts/check-errors.py
 if [ -z "$packages" ]; then
   echo "no crate changed since $base; BASE=COMMIT compares with another commit" >&2
   exit 0

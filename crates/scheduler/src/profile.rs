@@ -4,10 +4,14 @@
 //! plugins with their weights (`plugins.score`, `plugins.multiPoint`), the scoring strategy of `NodeResourcesFit`, and the `addedAffinity` of
 //! `NodeAffinity`. Any other field is an error.
 
+mod error;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::NodeAffinity;
 use serde::Deserialize;
+
+pub use error::{ArgsError, FieldError, ProfileError};
 
 /// The default `schedulerName`.
 pub const DEFAULT_SCHEDULER_NAME: &str = "default-scheduler";
@@ -214,22 +218,21 @@ struct AffinityArgs {
 }
 
 impl Profiles {
-    /// Reads the text of a file.
+    /// Reads the text of a file, in YAML.
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn read(text: &str) -> Result<Self, String> {
-        let file: File = apimachinery::yaml::from_str(text).map_err(|e| e.to_string())?;
+    pub fn read(text: &str) -> Result<Self, ProfileError> {
+        let file: File = apimachinery::yaml::from_str(text)?;
         if file.api_version != "kubescheduler.config.k8s.io/v1" || file.kind != "KubeSchedulerConfiguration" {
-            let is = format!("{}, {}", file.api_version, file.kind);
-            return Err(format!("it is of {is}, not of kubescheduler.config.k8s.io/v1, KubeSchedulerConfiguration"));
+            return Err(ProfileError::OtherKind(format!("{}, {}", file.api_version, file.kind)));
         }
         let mut profiles = BTreeMap::new();
         for (i, profile) in file.profiles.into_iter().enumerate() {
-            let profile = profile.read().map_err(|why| format!("profiles[{i}].{why}"))?;
+            let profile = profile.read().map_err(|error| ProfileError::Profile(i, error))?;
             let name = profile.name.clone();
             if profiles.insert(name.clone(), profile).is_some() {
-                return Err(format!("profiles[{i}].schedulerName: there are two profiles {name:?}"));
+                return Err(ProfileError::Duplicate(i, name));
             }
         }
         Ok(if profiles.is_empty() { Profiles::default() } else { Profiles(profiles) })
@@ -247,45 +250,42 @@ impl Profiles {
 }
 
 impl FileProfile {
-    fn read(self) -> Result<Profile, String> {
+    fn read(self) -> Result<Profile, FieldError> {
         let mut profile = Profile {
             name: self.scheduler_name.unwrap_or_else(|| DEFAULT_SCHEDULER_NAME.into()),
             ..Profile::default()
         };
         for (point, set) in [("multiPoint", self.plugins.multi_point), ("score", self.plugins.score)] {
-            let known = |name: &str| format!("plugins.{point}: there is no plugin {name:?} that scores");
+            let unknown = |name: &str| FieldError::UnknownPlugin(point, name.into());
             for plugin in set.disabled {
                 if plugin.name == "*" {
                     profile.weights = Weights::NONE;
                     continue;
                 }
-                *profile.weights.of(&plugin.name).ok_or_else(|| known(&plugin.name))? = 0;
+                *profile.weights.of(&plugin.name).ok_or_else(|| unknown(&plugin.name))? = 0;
             }
             for plugin in set.enabled {
                 let weight = plugin.weight.unwrap_or(1);
                 if !(1..=100).contains(&weight) {
-                    return Err(format!(
-                        "plugins.{point}: the weight of {} is {weight}; it goes from 1 to 100",
-                        plugin.name
-                    ));
+                    return Err(FieldError::Weight(point, plugin.name, weight));
                 }
-                *profile.weights.of(&plugin.name).ok_or_else(|| known(&plugin.name))? = weight;
+                *profile.weights.of(&plugin.name).ok_or_else(|| unknown(&plugin.name))? = weight;
             }
         }
         for (i, config) in self.plugin_config.into_iter().enumerate() {
-            let at = |why: String| format!("pluginConfig[{i}].args: {why}");
+            let at = |error: ArgsError| FieldError::Args(i, error);
             match config.name.as_str() {
                 "NodeResourcesFit" => {
-                    let args: Fit = serde_json::from_value(config.args).map_err(|e| at(e.to_string()))?;
+                    let args: Fit = serde_json::from_value(config.args).map_err(|e| at(e.into()))?;
                     if let Some(scoring) = args.scoring_strategy {
                         scoring.apply(&mut profile).map_err(at)?;
                     }
                 }
                 "NodeAffinity" => {
-                    let args: AffinityArgs = serde_json::from_value(config.args).map_err(|e| at(e.to_string()))?;
+                    let args: AffinityArgs = serde_json::from_value(config.args).map_err(|e| at(e.into()))?;
                     profile.affinity = args.added_affinity;
                 }
-                other => return Err(format!("pluginConfig[{i}].name: {other:?} can't be configured here")),
+                other => return Err(FieldError::NotConfigurable(i, other.into())),
             }
         }
         Ok(profile)
@@ -293,7 +293,7 @@ impl FileProfile {
 }
 
 impl Scoring {
-    fn apply(self, profile: &mut Profile) -> Result<(), String> {
+    fn apply(self, profile: &mut Profile) -> Result<(), ArgsError> {
         profile.strategy = match (self.kind.as_str(), self.requested_to_capacity_ratio) {
             ("LeastAllocated", None) => Strategy::LeastAllocated,
             ("MostAllocated", None) => Strategy::MostAllocated,
@@ -302,18 +302,11 @@ impl Scoring {
                 let rising = points.windows(2).all(|w| w[0].0 < w[1].0);
                 let bound = points.iter().all(|(u, s)| (0..=100).contains(u) && (0..=10).contains(s));
                 if points.is_empty() || !rising || !bound {
-                    return Err(
-                        "scoringStrategy.requestedToCapacityRatio.shape: it wants rising utilizations from 0 to 100 \
-                                with scores from 0 to 10"
-                            .into(),
-                    );
+                    return Err(ArgsError::Shape);
                 }
                 Strategy::RequestedToCapacityRatio(points.into_iter().map(|(u, s)| (u, s * 10)).collect())
             }
-            (kind, _) => {
-                let known = "LeastAllocated, MostAllocated, and RequestedToCapacityRatio with its shape";
-                return Err(format!("scoringStrategy.type: {kind:?} isn't one of {known}"));
-            }
+            (kind, _) => return Err(ArgsError::Strategy(kind.into())),
         };
         if !self.resources.is_empty() {
             profile.resources = self.resources.into_iter().map(|r| (r.name, r.weight.unwrap_or(1))).collect();
@@ -354,7 +347,7 @@ mod tests {
     #[test]
     fn what_cant_be_done_is_refused_with_its_place() {
         let check = |rest: &str, want: &str| {
-            let error = Profiles::read(&format!("{HEAD}{rest}")).unwrap_err();
+            let error = Profiles::read(&format!("{HEAD}{rest}")).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");
         };
         check("extenders: []", "unknown field `extenders`");
@@ -368,6 +361,8 @@ mod tests {
             "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: Best}}}]}]",
             "profiles[0].pluginConfig[0].args: scoringStrategy.type: \"Best\"",
         );
-        assert!(Profiles::read("apiVersion: v1\nkind: List\n").unwrap_err().contains("not of kubescheduler"));
+        assert!(
+            Profiles::read("apiVersion: v1\nkind: List\n").unwrap_err().to_string().contains("not of kubescheduler")
+        );
     }
 }

@@ -45,9 +45,27 @@ pub enum Command {
     },
 }
 
+/// Why the value of a flag is refused.
+#[derive(Debug, thiserror::Error)]
+enum ArgumentError {
+    #[error("{0:?} is no number of seconds, as 30s")]
+    Seconds(String),
+    #[error("it must be between 2s and 40s")]
+    Timeout,
+    /// Holds what follows the scheme.
+    #[error("it must read https://ADDRESS:6443, as in https://{0}")]
+    ServerAddress(String),
+    #[error("it must be two ports, the lower one first, as in 30000-32767")]
+    PortRange,
+    #[error(transparent)]
+    Unreadable(#[from] std::io::Error),
+    #[error(transparent)]
+    Profile(#[from] scheduler::profile::ProfileError),
+}
+
 /// `30s`
-fn seconds(text: &str) -> Result<Duration, String> {
-    kubelet::seconds(text).ok_or_else(|| format!("{text:?} is no number of seconds, as 30s"))
+fn seconds(text: &str) -> Result<Duration, ArgumentError> {
+    kubelet::seconds(text).ok_or_else(|| ArgumentError::Seconds(text.into()))
 }
 
 /// The default of `--data-dir`.
@@ -305,33 +323,32 @@ pub struct AgentArgs {
     pub token: String,
 }
 
-fn server_address(text: &str) -> Result<String, String> {
-    let example =
-        |_| format!("it must read https://ADDRESS:6443, as in https://{}", text.rsplit("//").next().unwrap_or(text));
+fn server_address(text: &str) -> Result<String, ArgumentError> {
+    let example = |_| ArgumentError::ServerAddress(text.rsplit("//").next().unwrap_or(text).into());
     crate::transport::address(text).map(|_| text.into()).map_err(example)
 }
 
 /// More than a moment, and less than the time after which a node counts as lost.
-fn timeout(text: &str) -> Result<Duration, String> {
+fn timeout(text: &str) -> Result<Duration, ArgumentError> {
     let time = seconds(text)?;
-    if (2..=40).contains(&time.as_secs()) { Ok(time) } else { Err("it must be between 2s and 40s".into()) }
+    if (2..=40).contains(&time.as_secs()) { Ok(time) } else { Err(ArgumentError::Timeout) }
 }
 
-fn port_range(text: &str) -> Result<(u16, u16), String> {
+fn port_range(text: &str) -> Result<(u16, u16), ArgumentError> {
     let parse = || -> Option<(u16, u16)> {
         let (first, last) = text.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
     };
     match parse() {
         Some((first, last)) if first > 0 && first <= last => Ok((first, last)),
-        _ => Err("it must be two ports, the lower one first, as in 30000-32767".into()),
+        _ => Err(ArgumentError::PortRange),
     }
 }
 
 /// Reads the scheduler's profiles.
-fn scheduler_config(path: &str) -> Result<scheduler::profile::Profiles, String> {
-    let text = bounded::text(path, bounded::MAX_OWN_FILE_BYTES).map_err(|error| error.to_string())?;
-    scheduler::profile::Profiles::read(&text)
+fn scheduler_config(path: &str) -> Result<scheduler::profile::Profiles, ArgumentError> {
+    let text = bounded::text(path, bounded::MAX_OWN_FILE_BYTES)?;
+    Ok(scheduler::profile::Profiles::read(&text)?)
 }
 
 #[cfg(test)]
@@ -347,10 +364,13 @@ mod tests {
     #[test]
     fn a_servers_address_is_checked_before_it_is_used() {
         for good in ["https://192.0.2.1:6443", "https://[2001:db8::1]:6443/", "https://server.example.org"] {
-            assert_eq!(server_address(good).as_deref(), Ok(good));
+            assert_eq!(server_address(good).ok().as_deref(), Some(good));
         }
         for bad in ["10.96.1.10:6443", "http://192.0.2.1:6443", "https://", "server", "https://a:6443/path", "a b"] {
-            assert!(server_address(bad).is_err_and(|e| e.starts_with("it must read https://ADDRESS:6443")), "{bad}");
+            assert!(
+                server_address(bad).is_err_and(|e| e.to_string().starts_with("it must read https://ADDRESS:6443")),
+                "{bad}"
+            );
         }
         assert!(timeout("1s").is_err() && timeout("50s").is_err() && timeout("30s").is_ok());
     }

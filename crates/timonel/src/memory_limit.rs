@@ -17,11 +17,16 @@ pub enum MemoryLimit {
 /// No share of a small machine is less than this, in bytes.
 const MIN_LIMIT_BYTES: u64 = 512 << 20;
 
-impl FromStr for MemoryLimit {
-    type Err = String;
+/// A text that is no limit.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} must be an amount of memory, as 2Gi, or a share of the machine's, as 50%")]
+pub struct MalformedLimit(String);
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let malformed = || format!("{text:?} must be an amount of memory, as 2Gi, or a share of the machine's, as 50%");
+impl FromStr for MemoryLimit {
+    type Err = MalformedLimit;
+
+    fn from_str(text: &str) -> Result<Self, MalformedLimit> {
+        let malformed = || MalformedLimit(text.into());
         if let Some(percent) = text.strip_suffix('%') {
             let percent: u64 = percent.parse().map_err(|_| malformed())?;
             return if (1..=100).contains(&percent) { Ok(MemoryLimit::Percent(percent)) } else { Err(malformed()) };

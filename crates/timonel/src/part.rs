@@ -154,7 +154,7 @@ pub fn ready() {
     if Part::own().is_some()
         && let Err(error) = say(&PartMessage::Ready, &[])
     {
-        tracing::warn!(%error, "failed to tell the parent process that this part is ready");
+        tracing::warn!(%error, "failed to report to the parent process that this part is ready");
     }
 }
 

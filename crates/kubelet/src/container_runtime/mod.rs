@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use runtime::client::ShimError;
 use runtime::image::{Credentials, Progress};
 use runtime::protocol::{ContainerState, Exit};
 use runtime::spec::Limits;
@@ -130,7 +131,7 @@ pub trait ContainerRuntime: Send + Sync {
 }
 
 /// Why a command has no outcome.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecError {
     #[error("{0}")]
     Failed(String),
@@ -140,6 +141,37 @@ pub enum ExecError {
     /// The runtime isn't there, which says nothing of the container.
     #[error("the container runtime is away")]
     Unavailable,
+}
+
+/// Why a client isn't joined to a process in a container.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// A pipe, a terminal or a file for it can't be made.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Our own shim can't start the process, or went away.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
+    /// The shim sent no terminal where one was asked for.
+    #[error("no terminal came")]
+    NoTerminal,
+    /// Another container runtime refuses, in its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// The streams that another container runtime serves can't be joined.
+    #[error("the container runtime's streams at {url} can't be joined: {source}")]
+    Unreachable {
+        /// Where it serves them.
+        url: String,
+        /// What went wrong there.
+        source: io::Error,
+    },
+    /// It serves no stream for the outcome.
+    #[error("no stream for the outcome")]
+    NoOutcome,
+    /// The client went away before the process ended.
+    #[error("the client is gone")]
+    ClientGone,
 }
 
 /// How a container is to end.
@@ -200,7 +232,7 @@ pub trait PodContainers: Send + Sync {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<Value, String>;
+    ) -> Result<Value, StreamError>;
 
     /// Joins a client to a container's own process, until either ends.
     async fn attach(
@@ -209,7 +241,7 @@ pub trait PodContainers: Send + Sync {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<(), String>;
+    ) -> Result<(), StreamError>;
 }
 
 /// The images that are here.

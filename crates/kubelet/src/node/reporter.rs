@@ -49,11 +49,12 @@ enum Report {
 struct FailureLog(Option<String>);
 
 impl FailureLog {
-    fn note(&mut self, what: &'static str, result: Result<(), String>) {
+    fn note(&mut self, what: &'static str, result: Result<(), impl std::fmt::Display>) {
         match result {
             Ok(()) if self.0.take().is_some() => tracing::info!("{what} succeeded again"),
             Ok(()) => {}
-            Err(why) => {
+            Err(error) => {
+                let why = error.to_string();
                 if self.0.as_ref() != Some(&why) {
                     tracing::warn!(why, "{what} failed; retrying");
                 }
@@ -133,12 +134,12 @@ pub async fn run(reporter: Arc<NodeReporter>) {
                     tokio::time::sleep(STATUS_AFTER_REGISTRATION).await;
                     continue;
                 }
-                Ok(Report::Written) => status_log.note("writing the node's status", Ok(())),
-                Err(error) => status_log.note("writing the node's status", Err(error.to_string())),
+                Ok(Report::Written) => status_log.note("writing the node's status", Ok::<_, ReportError>(())),
+                Err(error) => status_log.note("writing the node's status", Err(error)),
             }
         }
         let renewed = lease::renew(&reporter.config, &reporter.client).await;
-        lease_log.note("renewing the node's lease", renewed.map_err(|error| error.to_string()));
+        lease_log.note("renewing the node's lease", renewed);
         tokio::select! {
             () = tokio::time::sleep(lease::RENEW_PERIOD) => {}
             () = news.unknown.notified() => {

@@ -10,7 +10,7 @@ use network::LocalPods;
 use tokio::sync::watch;
 
 use super::admission::{PodAdmission, Pressures};
-use super::probes::Hook;
+use super::probes::{Hook, HookError};
 use super::shutdown::Shutdown;
 use super::static_pods::StaticPods;
 use super::workers::Workers;
@@ -108,7 +108,7 @@ impl Context {
     }
 
     /// Says so when a hook asked by HTTP where its spec says HTTPS.
-    pub(super) fn hook_fell_back(&self, pod: &Pod, outcome: &Result<Hook, String>) {
+    pub(super) fn hook_fell_back(&self, pod: &Pod, outcome: &Result<Hook, HookError>) {
         if let Ok(Hook::FellBack(place)) = outcome {
             let why = format!("request to HTTPS lifecycle hook {place} got HTTP response, retry with HTTP succeeded");
             self.events.warning(pod, "LifecycleHTTPFallback", why);

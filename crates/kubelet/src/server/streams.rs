@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::channels::open;
 use super::{Body, Server, flag, query, refused};
-use crate::container_runtime::PodContainers;
+use crate::container_runtime::{PodContainers, StreamError};
 use crate::spec;
 use crate::state::ContainerState;
 use crate::streaming::Wants;
@@ -66,8 +66,8 @@ fn wants(query: &[(String, String)]) -> Wants {
     Wants { stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr"), tty: flag("tty") }
 }
 
-fn failure(error: &str) -> Value {
-    json!({"metadata": {}, "status": "Failure", "message": error, "reason": "InternalError", "code": 500})
+fn failure(error: &StreamError) -> Value {
+    json!({"metadata": {}, "status": "Failure", "message": error.to_string(), "reason": "InternalError", "code": 500})
 }
 
 /// Joins the client to a container's own process.

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use super::container::{self, configuration};
 use super::{Cri, RETRY_AFTER, io_error, is_unavailable, pid_in, sandbox, streams};
 use crate::container_runtime::launch::{Launch, StartError};
-use crate::container_runtime::{ExecError, NodeHandles, PodContainers, StopOptions, signal_number};
+use crate::container_runtime::{ExecError, NodeHandles, PodContainers, StopOptions, StreamError, signal_number};
 use crate::state::WaitingReason;
 use crate::streaming::{Event, Sender, Wants};
 
@@ -30,6 +30,11 @@ use crate::streaming::{Event, Sender, Wants};
 const MAX_MESSAGE_BYTES: usize = 1024;
 /// Between looks at a container whose process has ended, until the runtime knows it too.
 const POLL_BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(5), Duration::from_secs(1));
+
+/// What the runtime says when it refuses.
+fn refused(status: Status) -> StreamError {
+    StreamError::Refused(status.message().into())
+}
 
 /// The containers of one pod.
 pub struct CriContainers {
@@ -308,7 +313,7 @@ impl PodContainers for CriContainers {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<Value, String> {
+    ) -> Result<Value, StreamError> {
         let request = v1::ExecRequest {
             container_id: id.into(),
             cmd: command.to_vec(),
@@ -318,7 +323,7 @@ impl PodContainers for CriContainers {
             // A terminal has one output.
             stderr: wants.stderr && !wants.tty,
         };
-        let answer = self.cri.client().exec(request).await.map_err(|status| status.message().to_string())?;
+        let answer = self.cri.client().exec(request).await.map_err(refused)?;
         streams::join(&answer.into_inner().url, wants, events, sender).await
     }
 
@@ -328,7 +333,7 @@ impl PodContainers for CriContainers {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<(), String> {
+    ) -> Result<(), StreamError> {
         let request = v1::AttachRequest {
             container_id: id.into(),
             stdin: wants.stdin,
@@ -336,10 +341,10 @@ impl PodContainers for CriContainers {
             stdout: wants.stdout,
             stderr: wants.stderr && !wants.tty,
         };
-        let answer = self.cri.client().attach(request).await.map_err(|status| status.message().to_string())?;
+        let answer = self.cri.client().attach(request).await.map_err(refused)?;
         let status = streams::join(&answer.into_inner().url, wants, events, sender).await?;
         match status["status"].as_str() {
-            Some("Failure") => Err(status["message"].as_str().unwrap_or("attach failed").into()),
+            Some("Failure") => Err(StreamError::Refused(status["message"].as_str().unwrap_or("attach failed").into())),
             _ => Ok(()),
         }
     }

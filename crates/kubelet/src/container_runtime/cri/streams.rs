@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::container_runtime::StreamError;
 use crate::streaming::spdy::{Stream, StreamOutput};
 use crate::streaming::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants, spdy};
 
@@ -21,8 +22,16 @@ use crate::streaming::{ERROR, Event, RESIZE, STDIN, Sender, V4, Wants, spdy};
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Joins a client to what the runtime serves at `url`, until either ends; returns the outcome's status.
-pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender: &Sender) -> Result<Value, String> {
-    let failed = |error: io::Error| format!("the container runtime's streams at {url} can't be joined: {error}");
+///
+/// # Errors
+/// When `url` can't be joined, serves no outcome or one that is no Status, or the client goes away.
+pub async fn join(
+    url: &str,
+    wants: Wants,
+    events: mpsc::Receiver<Event>,
+    sender: &Sender,
+) -> Result<Value, StreamError> {
+    let failed = |source: io::Error| StreamError::Unreachable { url: url.into(), source };
     let connection = upgrade(url).await.map_err(failed)?;
     let (read, write) = tokio::io::split(connection);
     let (kinds, channels): (Vec<&str>, Vec<u8>) = wants.streams().unzip();
@@ -36,7 +45,7 @@ pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender
             _ => pumps.push(tasks::spawn("stream", pump(stream, channel, sender.clone()))),
         }
     }
-    let Some(mut outcome) = outcome else { return Err("no stream for the outcome".into()) };
+    let Some(mut outcome) = outcome else { return Err(StreamError::NoOutcome) };
     // Nothing goes that way; some runtimes wait for its end.
     outcome.output.end().await;
     let status = match select(pin!(collect(&mut outcome)), pin!(inputs.feed(events))).await {
@@ -50,8 +59,10 @@ pub async fn join(url: &str, wants: Wants, events: mpsc::Receiver<Event>, sender
     session.abort();
     match status {
         Some(text) if text.is_empty() => Ok(json!({"metadata": {}, "status": "Success"})),
-        Some(text) => serde_json::from_slice(&text).map_err(|_| String::from_utf8_lossy(&text).into_owned()),
-        None => Err("the client is gone".into()),
+        Some(text) => {
+            serde_json::from_slice(&text).map_err(|_| StreamError::Refused(String::from_utf8_lossy(&text).into_owned()))
+        }
+        None => Err(StreamError::ClientGone),
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use super::{
     ContainerRuntime, ExecError, ImageService, NodeHandles, OWN_RUNTIME, PodContainers, RuntimeFeatures, StopOptions,
-    Version, exit_status, signal_number,
+    StreamError, Version, exit_status, signal_number,
 };
 use crate::config::Config;
 use crate::container_runtime::launch::{Launch, StartError};
@@ -195,7 +195,7 @@ impl PodContainers for Shim {
         let process = self.process(id, command, false).map_err(|e| ExecError::NotStarted(e.to_string()))?;
         let running = tokio::time::timeout(limit, streams::run(&self.shim, id, process.path())).await;
         let late = |_| ExecError::Failed(format!("command {command:?} timed out after {}s", limit.as_secs()));
-        running.map_err(late)?.map_err(ExecError::NotStarted)
+        running.map_err(late)?.map_err(|error| ExecError::NotStarted(error.to_string()))
     }
 
     async fn exec(
@@ -205,8 +205,8 @@ impl PodContainers for Shim {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<Value, String> {
-        let process = self.process(id, command, wants.tty).map_err(|e| e.to_string())?;
+    ) -> Result<Value, StreamError> {
+        let process = self.process(id, command, wants.tty)?;
         let exit = if wants.tty {
             streams::exec_terminal(&self.shim, id, process.path(), events, sender).await
         } else {
@@ -221,7 +221,7 @@ impl PodContainers for Shim {
         wants: Wants,
         events: mpsc::Receiver<Event>,
         sender: &Sender,
-    ) -> Result<(), String> {
+    ) -> Result<(), StreamError> {
         streams::run_attach(&self.shim, id, wants, events, sender).await
     }
 }

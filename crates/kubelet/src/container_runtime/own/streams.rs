@@ -16,6 +16,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::container_runtime::StreamError;
 use crate::container_runtime::own::output::{Output, last_words};
 use crate::streaming::{Event, RESIZE, STDERR, STDIN, STDOUT, Sender, Wants};
 
@@ -70,32 +71,31 @@ pub async fn exec_pipes(
     wants: Wants,
     events: Events,
     sender: &Sender,
-) -> Result<Exit, String> {
-    let io = |e: io::Error| e.to_string();
+) -> Result<Exit, StreamError> {
     let (stdin, input) = if wants.stdin {
-        let (fd, input) = input_pipe().map_err(io)?;
+        let (fd, input) = input_pipe()?;
         (fd, Some(input))
     } else {
-        (null().map_err(io)?, None)
+        (null()?, None)
     };
     let mut pumps = Vec::new();
-    let mut output = |wanted: bool, channel: u8| -> Result<OwnedFd, String> {
+    let mut output = |wanted: bool, channel: u8| -> Result<OwnedFd, StreamError> {
         if !wanted {
-            return null().map_err(io);
+            return Ok(null()?);
         }
-        let (fd, reader) = Output::pipe().map_err(io)?;
+        let (fd, reader) = Output::pipe()?;
         pumps.push((reader, channel));
         Ok(fd)
     };
     let stdio = [stdin, output(wants.stdout, STDOUT)?, output(wants.stderr, STDERR)?];
-    let execution = shim.exec(id, process, Some(stdio)).await.map_err(|e| e.to_string())?;
+    let execution = shim.exec(id, process, Some(stdio)).await?;
     let ended = CancellationToken::new();
     let pumps = pumps
         .into_iter()
         .map(|(out, channel)| tasks::spawn("stream", pump(out, channel, sender.clone(), ended.clone())));
     let pumps: Vec<_> = pumps.collect();
     let feeding = tasks::spawn("stream", feed(events, input, None));
-    let exit = execution.wait().await.map_err(|e| e.to_string())?;
+    let exit = execution.wait().await?;
     last_words(futures::future::join_all(pumps), &ended).await;
     feeding.abort();
     Ok(exit)
@@ -111,12 +111,11 @@ pub async fn exec_terminal(
     process: &Path,
     events: Events,
     sender: &Sender,
-) -> Result<Exit, String> {
-    let execution = shim.exec(id, process, None).await.map_err(|e| e.to_string())?;
-    let terminal = execution.terminal.as_ref().ok_or("no terminal came")?;
-    let io = |e: io::Error| e.to_string();
-    let (output, mut writer) = Output::terminal(terminal).map_err(io)?;
-    let resize = terminal.try_clone().map_err(io)?;
+) -> Result<Exit, StreamError> {
+    let execution = shim.exec(id, process, None).await?;
+    let terminal = execution.terminal.as_ref().ok_or(StreamError::NoTerminal)?;
+    let (output, mut writer) = Output::terminal(terminal)?;
+    let resize = terminal.try_clone()?;
     let ended = CancellationToken::new();
     let pumping = tasks::spawn("stream", pump(output, STDOUT, sender.clone(), ended.clone()));
     let (keys, mut typed) = mpsc::channel::<Bytes>(16);
@@ -128,7 +127,7 @@ pub async fn exec_terminal(
             }
         }
     });
-    let exit = execution.wait().await.map_err(|e| e.to_string())?;
+    let exit = execution.wait().await?;
     last_words(pumping, &ended).await;
     feeding.abort();
     typing.abort();
@@ -176,12 +175,11 @@ pub async fn run_attach(
     wants: Wants,
     mut events: Events,
     sender: &Sender,
-) -> Result<(), String> {
-    let io = |e: io::Error| e.to_string();
-    let (in_fd, mut input) = input_pipe().map_err(io)?;
-    let (out_fd, out) = Output::pipe().map_err(io)?;
-    let (err_fd, err) = Output::pipe().map_err(io)?;
-    let attachment = shim.attach(id, wants.stdin, [in_fd, out_fd, err_fd]).await.map_err(|e| e.to_string())?;
+) -> Result<(), StreamError> {
+    let (in_fd, mut input) = input_pipe()?;
+    let (out_fd, out) = Output::pipe()?;
+    let (err_fd, err) = Output::pipe()?;
+    let attachment = shim.attach(id, wants.stdin, [in_fd, out_fd, err_fd]).await?;
     let ended = CancellationToken::new();
     let pump = |from, channel| tasks::spawn("stream", pump(from, channel, sender.clone(), ended.clone()));
     let pumps = [pump(out, STDOUT), pump(err, STDERR)];
@@ -206,7 +204,7 @@ pub async fn run_attach(
         }
     });
     let gone = tokio::select! {
-        exit = attachment.wait() => exit.map(|_| ()).map_err(|e| e.to_string()),
+        exit = attachment.wait() => exit.map(|_| ()).map_err(StreamError::from),
         _ = &mut feeding => Ok(()),
     };
     last_words(futures::future::join_all(pumps), &ended).await;
@@ -227,12 +225,14 @@ impl Drop for KillOnDrop {
 }
 
 /// Runs a process for its outcome: its exit code, and the beginning of what it said.
-pub async fn run(shim: &ShimClient, id: &str, process: &Path) -> Result<(i32, String), String> {
-    let io = |e: io::Error| e.to_string();
-    let (writer, output) = Output::pipe().map_err(io)?;
-    let errors = writer.try_clone().map_err(io)?;
-    let stdio = [null().map_err(io)?, writer, errors];
-    let started = shim.exec(id, process, Some(stdio)).await.map_err(|e| e.to_string())?;
+///
+/// # Errors
+/// When the shim can't start it, or goes away.
+pub async fn run(shim: &ShimClient, id: &str, process: &Path) -> Result<(i32, String), StreamError> {
+    let (writer, output) = Output::pipe()?;
+    let errors = writer.try_clone()?;
+    let stdio = [null()?, writer, errors];
+    let started = shim.exec(id, process, Some(stdio)).await?;
     let mut guard = KillOnDrop { execution: started, ended: false };
     let ended = CancellationToken::new();
     let said = listen(output, &ended);
@@ -244,7 +244,7 @@ pub async fn run(shim: &ShimClient, id: &str, process: &Path) -> Result<(i32, St
         }
         Either::Right((said, exit)) => (exit.await, said),
     };
-    let exit = exit.map_err(|e| e.to_string())?;
+    let exit = exit?;
     guard.ended = true;
     Ok((exit.code, said))
 }

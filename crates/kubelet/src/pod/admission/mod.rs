@@ -335,7 +335,7 @@ impl Admitted {
                 });
                 match preemption::victims(own, &shares, missing.collect()) {
                     Ok(victims) => Decision::AdmitAfter(victims),
-                    Err(why) => return Decision::NoVictims(why),
+                    Err(error) => return Decision::NoVictims(error.to_string()),
                 }
             }
         };

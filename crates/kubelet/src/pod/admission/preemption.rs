@@ -51,6 +51,11 @@ fn fewest_victims<'a>(mut from: Vec<Named<'a>>, mut missing: Amounts) -> Vec<Nam
     chosen
 }
 
+/// All pods that may be preempted together free too little. Says what would still be missing, as upstream's `getPodsToPreempt` does.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [{0}]")]
+pub struct NoVictims(String);
+
 /// The pods that have to go, by uid: as few as can be of those with guarantees, then of those with requests, then of the others.
 ///
 /// # Errors
@@ -59,7 +64,7 @@ pub fn victims(
     own: &PodResources,
     present: &BTreeMap<String, PodResources>,
     missing: Amounts,
-) -> Result<Vec<String>, String> {
+) -> Result<Vec<String>, NoVictims> {
     let of = |qos: &str| -> Vec<Named> {
         present.iter().filter(|(_, share)| share.qos == qos && yields(own, share)).collect()
     };
@@ -71,10 +76,7 @@ pub fn victims(
     if !left.is_empty() {
         let left: Vec<String> =
             left.iter().map(|(name, amount)| format!("(res: {name}, q: {})", amount.value())).collect();
-        return Err(format!(
-            "preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [{}]",
-            left.join(", ")
-        ));
+        return Err(NoVictims(left.join(", ")));
     }
     let first = fewest_victims(guaranteed, without(&missing, shares([&best_effort, &burstable])));
     let second = fewest_victims(burstable, without(&missing, shares([&best_effort, &first])));

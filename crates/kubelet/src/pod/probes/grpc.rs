@@ -41,15 +41,44 @@ fn framed(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// Why a server isn't well; in upstream's words, as far as those are in events.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum HealthError {
+    /// The port is none of 0 to 65535.
+    #[error(transparent)]
+    Port(#[from] std::num::TryFromIntError),
+    /// Nothing listens there: address and port, and why.
+    #[error("dial tcp {0}: {1}")]
+    Dial(String, String),
+    /// The exchange failed: with whom, and why.
+    #[error("gRPC to {0}: {1}")]
+    Exchange(String, String),
+    /// TLS can't be spoken at all.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// It hasn't the health service.
+    #[error("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)")]
+    Unimplemented,
+    /// The call failed with this status code of gRPC and message.
+    #[error("error: health rpc failed: code {0}: {1}")]
+    Rpc(String, String),
+    /// It answers that it doesn't serve: a `ServingStatus`.
+    #[error("service unhealthy (responded with {0:?})")]
+    Unhealthy(&'static str),
+    /// It answers something else than a `HealthCheckResponse`.
+    #[error("error: the answer is malformed")]
+    Malformed,
+}
+
 /// Asks a server for its health.
 ///
 /// # Errors
 /// When it doesn't serve, or doesn't answer.
-pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), String> {
-    let port = u16::try_from(action.port).map_err(|e| e.to_string())?;
+pub async fn check(target: &Target, action: &GRPCAction) -> Result<(), HealthError> {
+    let port = u16::try_from(action.port)?;
     let (address, place) = ((target.ip, port), apimachinery::authority(target.ip, port));
-    let stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {place}: {e}"))?;
-    let fail = |e: &dyn std::fmt::Display| format!("gRPC to {place}: {e}");
+    let stream = TcpStream::connect(address).await.map_err(|e| HealthError::Dial(place.clone(), e.to_string()))?;
+    let fail = |e: &dyn std::fmt::Display| HealthError::Exchange(place.clone(), e.to_string());
     let request = HealthCheckRequest { service: action.service.clone().unwrap_or_default() };
     let request = ::http::Request::post(format!("http://{place}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
@@ -88,22 +117,20 @@ where
     sender.send_request(request).await
 }
 
-fn verdict(status: &str, message: &str, body: &[u8]) -> Result<(), String> {
+fn verdict(status: &str, message: &str, body: &[u8]) -> Result<(), HealthError> {
     match status {
         "0" => {}
-        "12" => {
-            return Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into());
-        }
-        other => return Err(format!("error: health rpc failed: code {other}: {message}")),
+        "12" => return Err(HealthError::Unimplemented),
+        other => return Err(HealthError::Rpc(other.into(), message.into())),
     }
     let response = body.get(PREFIX..).and_then(|message| HealthCheckResponse::decode(message).ok());
     match response.map(|r| r.status) {
         Some(SERVING) => Ok(()),
         Some(status) => {
             let name = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"].get(status as usize).unwrap_or(&"?");
-            Err(format!("service unhealthy (responded with {name:?})"))
+            Err(HealthError::Unhealthy(name))
         }
-        None => Err("error: the answer is malformed".into()),
+        None => Err(HealthError::Malformed),
     }
 }
 
@@ -115,11 +142,11 @@ mod tests {
     fn answers_are_understood() {
         let body = |status| framed(&HealthCheckResponse { status });
         assert_eq!(verdict("0", "", &body(1)), Ok(()));
-        assert!(verdict("0", "", &body(2)).unwrap_err().contains("NOT_SERVING"));
-        assert!(verdict("0", "", &body(77)).unwrap_err().contains('?'));
-        assert!(verdict("12", "", b"").unwrap_err().contains("does not implement"));
-        assert!(verdict("5", "unknown service", b"").unwrap_err().contains("unknown service"));
-        assert!(verdict("0", "", b"\x00\x00").unwrap_err().contains("malformed"));
+        assert!(verdict("0", "", &body(2)).unwrap_err().to_string().contains("NOT_SERVING"));
+        assert!(verdict("0", "", &body(77)).unwrap_err().to_string().contains('?'));
+        assert!(verdict("12", "", b"").unwrap_err().to_string().contains("does not implement"));
+        assert!(verdict("5", "unknown service", b"").unwrap_err().to_string().contains("unknown service"));
+        assert!(verdict("0", "", b"\x00\x00").unwrap_err().to_string().contains("malformed"));
         assert!(verdict("", "", b"").is_err());
         let service = HealthCheckRequest { service: "db".into() };
         assert_eq!(framed(&service).as_ref(), b"\x00\x00\x00\x00\x04\x0a\x02db");

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Health, Hook, ProbeError, Target, host, port};
+use super::{Health, Hook, HookError, PortError, ProbeError, Target, host, port};
 
 /// The most of an answer that is read, in bytes, and the most of it that an event tells.
 const MAX_RESPONSE_BYTES: usize = 10 << 10;
@@ -19,20 +19,26 @@ const MAX_TOLD_CHARS: usize = 512;
 const MAX_REQUESTS: usize = 10;
 
 /// Why a request came to nothing.
-#[derive(Debug)]
-enum GetError {
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GetError {
     /// The server isn't there, or doesn't answer, or not in this protocol.
+    #[error("{0}")]
     Failed(String),
     /// The same, as a server that should speak TLS doesn't.
+    #[error("{0}")]
     NotTls(String),
     /// There is no such request.
+    #[error("{0}")]
     Unusable(String),
 }
 
 /// Probes: an answer of 200 to 399 is a success. An answer that leads to another place of the same host is followed; another host is none of the
 /// probe's, and what is there isn't looked at (upstream's `RedirectChecker`).
+///
+/// # Errors
+/// `Failed` for another status and for a server that doesn't answer, `Errored` for a request that can't be made or an answer that breaks off.
 pub async fn probe(target: &Target, get: &HTTPGetAction) -> Result<Health, ProbeError> {
-    let request = HttpRequest::of(target, get, "kube-probe/1.37").map_err(ProbeError::Errored)?;
+    let request = HttpRequest::of(target, get, "kube-probe/1.37")?;
     let answer = request.follow().await.map_err(|error| match error {
         GetError::Failed(why) | GetError::NotTls(why) => ProbeError::Failed(why),
         GetError::Unusable(why) => ProbeError::Errored(why),
@@ -44,13 +50,16 @@ pub async fn probe(target: &Target, get: &HTTPGetAction) -> Result<Health, Probe
             Ok(Health::Warning(format!("Probe terminated redirects, Response body: {body}")))
         }
         (status, Ok(_)) => Err(ProbeError::Failed(format!("HTTP probe failed with statuscode: {status}"))),
-        (_, Err(why)) => Err(ProbeError::Errored(why)),
+        (_, Err(error)) => Err(ProbeError::Errored(error.to_string())),
     }
 }
 
 /// Runs a lifecycle hook: an answer is a success, whatever it says. A server that should speak TLS and doesn't is asked once more without, and
 /// without credentials (upstream's `runHTTPHandler`).
-pub async fn hook(target: &Target, get: &HTTPGetAction) -> Result<Hook, String> {
+///
+/// # Errors
+/// There is no such port, or the server doesn't answer, also without TLS.
+pub async fn hook(target: &Target, get: &HTTPGetAction) -> Result<Hook, HookError> {
     let mut request = HttpRequest::of(target, get, "kube-lifecycle/1.37")?;
     match request.clone().follow().await {
         Ok(_) => Ok(Hook::Done),
@@ -58,12 +67,10 @@ pub async fn hook(target: &Target, get: &HTTPGetAction) -> Result<Hook, String> 
             request.scheme = "http";
             request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("Authorization"));
             let place = apimachinery::authority(&request.host, request.port);
-            match request.follow().await {
-                Ok(_) => Ok(Hook::FellBack(place)),
-                Err(GetError::Failed(why) | GetError::NotTls(why) | GetError::Unusable(why)) => Err(why),
-            }
+            request.follow().await?;
+            Ok(Hook::FellBack(place))
         }
-        Err(GetError::Failed(why) | GetError::Unusable(why)) => Err(why),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -71,7 +78,7 @@ pub async fn hook(target: &Target, get: &HTTPGetAction) -> Result<Hook, String> 
 struct Answer {
     status: u16,
     location: Option<String>,
-    body: Result<bytes::Bytes, String>,
+    body: Result<bytes::Bytes, bounded::BodyError>,
 }
 
 /// One request, of what its spec says and of where answers have led to.
@@ -87,7 +94,7 @@ struct HttpRequest {
 }
 
 impl HttpRequest {
-    fn of(target: &Target, get: &HTTPGetAction, agent: &str) -> Result<Self, String> {
+    fn of(target: &Target, get: &HTTPGetAction, agent: &str) -> Result<Self, PortError> {
         let (host, port) = (host(target, get.host.as_deref()), port(target, &get.port)?);
         let own = get.http_headers.iter().flatten();
         let mut headers: Vec<_> = own.map(|header| (header.name.clone(), header.value.clone())).collect();
@@ -177,7 +184,7 @@ impl HttpRequest {
             return exchange(stream, request).await.map_err(|e| fail(&e));
         }
         let name = ServerName::try_from(host.clone()).map_err(|e| GetError::Unusable(text(&e)))?;
-        let connector = tls(&[]).map_err(GetError::Unusable)?;
+        let connector = tls(&[]).map_err(|e| GetError::Unusable(e.to_string()))?;
         let stream = connector.connect(name, stream).await.map_err(|e| match is_no_tls(&e) {
             true => GetError::NotTls(text(&"http: server gave HTTP response to HTTPS client")),
             false => fail(&e),
@@ -212,11 +219,13 @@ fn request_target(path: &str) -> String {
 }
 
 /// A connector that trusts every certificate, and offers the protocols `alpn`.
-pub fn tls(alpn: &[&[u8]]) -> Result<TlsConnector, String> {
+///
+/// # Errors
+/// None that the linked cryptography (ring) is known to have: it knows the default versions.
+pub fn tls(alpn: &[&[u8]]) -> Result<TlsConnector, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let anybody =
         builder.dangerous().with_custom_certificate_verifier(Arc::new(pki::InsecureSkipVerify::new(provider)));
     let mut config = anybody.with_no_client_auth();
@@ -238,7 +247,7 @@ where
         Ok(body) => Ok(body),
         // What is more isn't read.
         Err(bounded::BodyError::TooLarge(_)) => Ok(bytes::Bytes::new()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error),
     };
     task.abort();
     Ok(Answer { status, location, body })

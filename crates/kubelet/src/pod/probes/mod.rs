@@ -1,6 +1,7 @@
 //! Health checks and lifecycle hooks.
 
 mod grpc;
+mod hook;
 mod http;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::clock;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Probe};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::container_runtime::{ExecError, PodContainers};
 use crate::environment;
+pub use hook::{Hook, HookError, run_hook};
 
 /// What a probe found out about a run of a container.
 #[derive(Debug)]
@@ -295,12 +297,12 @@ async fn probe_once(
         return http::probe(target, get).await;
     } else if let Some(tcp) = &probe.tcp_socket {
         let host = host(target, tcp.host.as_deref());
-        let port = port(target, &tcp.port).map_err(ProbeError::Errored)?;
+        let port = port(target, &tcp.port)?;
         let connected = TcpStream::connect((host.as_str(), port)).await;
         let failed = |e| format!("dial tcp {}: {e}", apimachinery::authority(&host, port));
         connected.map_err(failed).map_err(ProbeError::Failed)?;
     } else if let Some(action) = &probe.grpc {
-        grpc::check(target, action).await.map_err(ProbeError::Failed)?;
+        grpc::check(target, action).await.map_err(|error| ProbeError::Failed(error.to_string()))?;
     } else {
         return Err(ProbeError::Errored(format!("missing probe handler for {}", target.container.name)));
     }
@@ -312,38 +314,6 @@ async fn probe_once(
 fn static_command(command: &[String], container: &Container) -> Result<Vec<String>, ProbeError> {
     let known = container.env.iter().flatten().map(|v| (v.name.clone(), v.value.clone().unwrap_or_default())).collect();
     environment::expand_all(command, &known).map_err(|error| ProbeError::Errored(error.to_string()))
-}
-
-/// What a lifecycle hook came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hook {
-    /// It ran to its end.
-    Done,
-    /// It asked by HTTP where its spec says HTTPS, as the server answered so; where.
-    FellBack(String),
-}
-
-/// Runs a lifecycle hook to its end.
-pub async fn run_hook(
-    containers: &dyn PodContainers,
-    target: &Target,
-    hook: &LifecycleHandler,
-    limit: Duration,
-) -> Result<Hook, String> {
-    let work = async {
-        if let Some(exec) = &hook.exec {
-            let command = exec.command.as_deref().unwrap_or_default();
-            run(containers, &target.id, command, limit).await.map_err(|error| error.to_string())?;
-        } else if let Some(get) = &hook.http_get {
-            return http::hook(target, get).await;
-        } else if let Some(sleep) = &hook.sleep {
-            tokio::time::sleep(clock::seconds(sleep.seconds)).await;
-        } else {
-            return Err("the hook says nothing that can be done".into());
-        }
-        Ok(Hook::Done)
-    };
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook took too long".into()))
 }
 
 async fn run(containers: &dyn PodContainers, id: &str, command: &[String], limit: Duration) -> Result<(), ExecError> {
@@ -359,9 +329,26 @@ fn host(target: &Target, asked: Option<&str>) -> String {
     asked.filter(|host| !host.is_empty()).map_or_else(|| target.ip.to_string(), String::from)
 }
 
+/// Why a probe or a hook has no port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The container has none of this name.
+    #[error("there is no port {0} in the container")]
+    Unknown(String),
+    /// It is none of 1 to 65535.
+    #[error("invalid port number: {0}")]
+    Invalid(i32),
+}
+
+impl From<PortError> for ProbeError {
+    fn from(error: PortError) -> Self {
+        ProbeError::Errored(error.to_string())
+    }
+}
+
 /// The number of a port: by number, by name among the container's ports, or a number that is written as a text (upstream's
 /// `ResolveContainerPort`).
-fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {
+fn port(target: &Target, port: &IntOrString) -> Result<u16, PortError> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -369,8 +356,8 @@ fn port(target: &Target, port: &IntOrString) -> Result<u16, String> {
             found.map(|p| p.container_port).or_else(|| name.parse().ok())
         }
     };
-    let number = number.ok_or_else(|| format!("there is no port {} in the container", text(port)))?;
-    u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))
+    let number = number.ok_or_else(|| PortError::Unknown(text(port)))?;
+    u16::try_from(number).ok().filter(|n| *n > 0).ok_or(PortError::Invalid(number))
 }
 
 fn text(port: &IntOrString) -> String {

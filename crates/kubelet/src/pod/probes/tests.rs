@@ -188,9 +188,9 @@ async fn grpc_health_is_asked_for() {
     });
     let action = |service: &str| GRPCAction { port: port.into(), service: Some(service.into()), mode: None };
     assert_eq!(grpc::check(&target(), &action("db")).await, Ok(()));
-    assert!(grpc::check(&target(), &action("cache")).await.unwrap_err().contains("NOT_SERVING"));
+    assert!(grpc::check(&target(), &action("cache")).await.unwrap_err().to_string().contains("NOT_SERVING"));
     let nobody = GRPCAction { port: 1, service: None, mode: None };
-    assert!(grpc::check(&target(), &nobody).await.unwrap_err().contains("dial tcp"));
+    assert!(grpc::check(&target(), &nobody).await.unwrap_err().to_string().contains("dial tcp"));
 }
 
 /// A container whose command fails until a moment, and the moments at which it was run.
@@ -237,8 +237,8 @@ impl PodContainers for Slow {
         _: crate::streaming::Wants,
         _: mpsc::Receiver<crate::streaming::Event>,
         _: &crate::streaming::Sender,
-    ) -> Result<serde_json::Value, String> {
-        Err("not here".into())
+    ) -> Result<serde_json::Value, crate::container_runtime::StreamError> {
+        Err(crate::container_runtime::StreamError::ClientGone)
     }
     async fn attach(
         &self,
@@ -246,8 +246,8 @@ impl PodContainers for Slow {
         _: crate::streaming::Wants,
         _: mpsc::Receiver<crate::streaming::Event>,
         _: &crate::streaming::Sender,
-    ) -> Result<(), String> {
-        Err("not here".into())
+    ) -> Result<(), crate::container_runtime::StreamError> {
+        Err(crate::container_runtime::StreamError::ClientGone)
     }
 }
 
