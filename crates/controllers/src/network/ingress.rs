@@ -35,7 +35,7 @@ struct IngressController {
 }
 
 /// How long an Ingress must have been left alone before its status is written. Upstream has no controller of its own for Ingresses; people
-/// and programs who make one and go on to change it don't expect somebody else's write in between, and the traffic doesn't wait for it.
+/// and programs that create one and go on to update it don't expect another client's write in between, and the traffic doesn't wait for it.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// A version of an Ingress, and since when it is the latest.

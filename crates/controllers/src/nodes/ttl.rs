@@ -1,5 +1,5 @@
-//! How long a kubelet may keep the Secrets and ConfigMaps that it read, by the size of the cluster. Our kubelets watch, but others may
-//! ask, and objects tell of it (upstream's TTL controller).
+//! How long a kubelet may keep the Secrets and ConfigMaps that it read, by the size of the cluster. Our kubelets watch; others
+//! poll, and find it in an annotation of their Node (upstream's TTL controller).
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};

@@ -46,10 +46,10 @@ pub fn segment(name: &str) -> String {
     name.bytes().fold(String::new(), write)
 }
 
-/// A kind of the API, also an older version, of a definition or of a further API server; `None` if nobody serves it now.
+/// A kind of the API, also an older version, of a definition or of a further API server; `None` if it isn't served now.
 ///
 /// # Errors
-/// The API refuses to list the resources of the group, other than because nobody serves it or its server doesn't answer.
+/// The API refuses to list the resources of the group, other than because it isn't served or its server doesn't answer.
 pub async fn served(client: &Client, api_version: &str, kind: &str) -> Result<Option<Served>> {
     if let Some(known) = KINDS.iter().find(|k| k.kind == kind && k.api_version() == api_version) {
         return Ok(Some(Served { plural: known.plural().into(), namespaced: known.namespaced }));

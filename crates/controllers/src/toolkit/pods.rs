@@ -146,7 +146,7 @@ pub async fn create_all<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// Whether an object couldn't be made because its namespace is being deleted: nobody needs to be told, and no event could be written there.
+/// Whether an object couldn't be made because its namespace is being deleted: that needs no event, and none could be written there.
 pub fn is_of_namespace_that_ends(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating")

@@ -71,7 +71,7 @@ async fn adopt<K: Resource<DynamicType = ()>>(
         let adopted = api.patch(&revision.name_any(), &PatchParams::default(), &Patch::Strategic(change)).await;
         match adopted {
             Ok(adopted) => *revision = adopted,
-            // It is gone, or somebody else's.
+            // It is gone, or another controller's.
             Err(error) => ignore(Err::<(), _>(error), &[404, 409, 422])?,
         }
     }

@@ -160,8 +160,8 @@ impl<O: Objects> Collector<'_, O> {
                 if owner.kind.namespaced && owner.namespace != place.namespace {
                     self.objects.record_invalid_namespace(place, uid, reference);
                 }
-                // An owner that is here may be gone already: then the watch is about to tell. That it waits for its dependents may be over:
-                // whoever holds it besides keeps them, so for a deletion the API is asked.
+                // An owner that is here may be gone already: then the watch is about to show it. That it waits for its dependents may be over:
+                // another owner that holds it keeps them, so for a deletion the API is asked.
                 if owner.is_meant_by(reference, &place.namespace) && !owner.waits() {
                     return Ok(Owner::Solid);
                 }

@@ -1,4 +1,4 @@
-//! Who owns whom, as the watches tell it.
+//! The graph of owners and dependents, as the watches show it (upstream's `graph_builder`).
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,8 +1,8 @@
-//! The garbage collector: objects go when all their owners are gone.
+//! The garbage collector: an object is deleted when all its owners are.
 //!
 //! It watches the metadata of every kind and keeps a graph of who owns whom ([`graph`]). When an owner is deleted its dependents
-//! are, too; with `foregroundDeletion` it waits for those that block it, with `orphan` it lets them be ([`collect`]). That something
-//! is gone is believed of the API alone, and of a kind that nobody serves nothing is believed.
+//! are, too; with `foregroundDeletion` it waits for those that block it, with `orphan` it lets them be ([`collect`]). That an owner
+//! is absent is believed of the API alone, and of a kind that no API server serves nothing is believed.
 
 mod collect;
 mod graph;
@@ -41,7 +41,7 @@ type Listed = tokio::sync::mpsc::Sender<()>;
 /// The same for a task that may be started again.
 type Waited = Arc<Mutex<Option<Listed>>>;
 
-/// Events own nothing, nobody owns them, and there are many.
+/// Events own nothing and have no owners, and there are many.
 fn is_tracked(kind: &Kind) -> bool {
     kind.verbs == Verbs::All && kind != kinds::EVENTS
 }

@@ -1,4 +1,4 @@
-//! The collector against a model of the API, whose watches tell of changes late and each kind at its own pace.
+//! The collector against a model of the API, whose watches show changes late and each kind at its own pace.
 
 mod model;
 

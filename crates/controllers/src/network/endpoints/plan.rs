@@ -156,8 +156,8 @@ pub fn group(endpoints: Vec<(Vec<Value>, Value)>) -> Vec<Group> {
     groups
 }
 
-/// The `subsets` of the Endpoints object that tells the same of one family in the old form, and whether some were left out: it has
-/// room for a thousand addresses. Pods that serve none of a service's ports aren't told there, if it has any.
+/// The `subsets` of the Endpoints object that says the same of one family in the old form, and whether some were left out: it has
+/// room for a thousand addresses. Pods that serve none of a service's ports are left out, if it has any.
 pub fn subsets(family: &str, groups: &[Group], has_ports: bool) -> (Value, bool) {
     const MAX_ENDPOINTS: usize = 1000;
     let address = |e: &Value| {

@@ -180,7 +180,7 @@ impl JobController {
         if left > 0 {
             return Ok(Some(clock::seconds(left)));
         }
-        // Only this Job as it is here: somebody may have given it more time, or another one its name.
+        // Only this Job as it is here: a user may have given it more time, or another Job its name.
         let this = Preconditions { uid: job.uid(), resource_version: job.resource_version() };
         let delete = DeleteParams { preconditions: Some(this), ..DeleteParams::foreground() };
         ignore(self.api(job).delete(&job.name_any(), &delete).await, &[404, 409])?;

@@ -1,4 +1,4 @@
-//! A model of the API, whose watches tell of changes late and each kind at its own pace.
+//! A model of the API, whose watches show changes late and each kind at its own pace.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,9 +10,9 @@ use super::super::collect::AGAIN;
 use super::super::*;
 
 pub(super) const NAMESPACES: [&str; 2] = ["n0", "n1"];
-/// A finalizer of somebody else, who takes it away when he is done.
+/// A finalizer of another controller, which removes it when it is done.
 pub(super) const HOLD: &str = "example.com/hold";
-/// A group that nobody serves.
+/// A group that no API server serves.
 pub(super) const UNKNOWN: &str = "ghosts.example.com/v1";
 
 pub(super) fn kinds() -> [&'static Kind; 3] {
@@ -47,7 +47,7 @@ impl Object {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) objects: BTreeMap<String, Object>,
-    /// What the watch of each kind will tell.
+    /// What the watch of each kind will show.
     pub(super) events: BTreeMap<&'static str, VecDeque<(String, Option<Node>)>>,
     /// What users will delete while the collector is in the midst of something.
     pub(super) interruptions: VecDeque<(String, PropagationPolicy)>,
@@ -172,7 +172,7 @@ impl Objects for Model {
     async fn get(&self, place: &Place) -> Result<Option<ObjectMeta>> {
         let mut state = self.0.lock();
         let found = Self::find(&state, place).map(|o| o.meta);
-        // Between this answer and what follows from it, somebody deletes something.
+        // Between this answer and what follows from it, another client deletes an object.
         if let Some((uid, policy)) = state.interruptions.pop_front() {
             state.delete(&uid, &policy);
         }
