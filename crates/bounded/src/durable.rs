@@ -81,7 +81,7 @@ mod tests {
             std::fs::write(left, "old").unwrap();
             std::fs::set_permissions(left, std::fs::Permissions::from_mode(0o666)).unwrap();
         }
-        // A link that somebody left there isn't followed either.
+        // A link that was left there isn't followed either.
         let elsewhere = folder.path().join("elsewhere");
         std::fs::remove_file(&beside).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &beside).unwrap();

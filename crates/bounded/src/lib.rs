@@ -1,6 +1,6 @@
 //! Bounded reads of untrusted input, and durable writes of state files.
 //!
-//! Every read whose size somebody else decides goes through this crate: files in containers and volumes, HTTP responses and bodies, lines
+//! Every read whose size another party decides goes through this crate: files in containers and volumes, HTTP responses and bodies, lines
 //! from sockets, output of programs, files of the kernel. `clippy.toml` forbids the unbounded readers of the standard library and of other
 //! crates; [`values`] bounds parsed values in number, depth and expanded size. State that must survive a power cut is written by [`durable`].
 //!

@@ -43,7 +43,7 @@ fn name_of(service: &Service) -> (&str, &str) {
     (service.metadata.namespace.as_deref().unwrap_or(""), service.metadata.name.as_deref().unwrap_or(""))
 }
 
-/// Whether a service's labels take it from this proxy, as they do from kube-proxy: another proxy serves it, or somebody wants it without an address.
+/// Whether a service's labels take it from this proxy, as they do from kube-proxy: another proxy serves it, or it is to have no address.
 fn is_of_another_proxy(service: &Service) -> bool {
     let labels = service.metadata.labels.iter().flatten();
     let mut labels = labels.map(|(key, _)| key.as_str());

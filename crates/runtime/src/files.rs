@@ -46,7 +46,7 @@ impl Watch {
 }
 
 /// News of what is written in many folders, by one instance of inotify: a user may have few of those (128 mostly), but many watches.
-/// Dropped when nobody follows any more.
+/// Dropped with the last follower.
 #[derive(Clone, Default)]
 pub struct SharedWatch(Arc<Mutex<Weak<Folders>>>);
 
@@ -178,7 +178,7 @@ pub fn is_written(file: &File) -> bool {
 pub enum Kind {
     /// Files, of interest once they are whole.
     Files,
-    /// Sockets, which nobody writes to.
+    /// Sockets, which are created and not written.
     Sockets,
 }
 

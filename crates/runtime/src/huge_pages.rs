@@ -1,4 +1,4 @@
-//! Huge pages (KEP-1539), which somebody sets aside at the machine's start or by
+//! Huge pages (KEP-1539), which an administrator reserves at the machine's start or by
 //! `/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What lies in a folder that somebody hostile may change at any moment, as containers change their volumes. Paths are followed
+//! What lies in a folder that a hostile process may change at any moment, as containers change their volumes. Paths are followed
 //! by the kernel and never lead out (`RESOLVE_IN_ROOT` in openat2(2)); what was found is used by its descriptor, not by its
 //! name, which may stand for something else by then.
 
@@ -136,7 +136,7 @@ impl Found {
 /// What a group may do with files that it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
-    /// Of volumes that nobody but the agent writes to.
+    /// Of volumes that the agent alone writes to.
     Read,
     /// Of all other volumes.
     ReadWrite,
@@ -168,7 +168,7 @@ fn give(found: &Found, group: u32, rights: Rights) -> io::Result<()> {
     std::fs::set_permissions(found.name(), Permissions::from_mode(meta.mode() & 0o7777 | extra))
 }
 
-/// Shows a folder at another place, where nobody writes to it and no link is followed (`MS_NOSYMFOLLOW`, since Linux 5.10): for
+/// Shows a folder at another place, where it is read-only and no link is followed (`MS_NOSYMFOLLOW`, since Linux 5.10): for
 /// programs that go by names.
 ///
 /// # Errors

@@ -88,7 +88,7 @@ mod tests {
     fn run_and_write(program: OwnedFd) -> (String, Option<i32>) {
         let path = format!("/proc/self/fd/{}", program.as_raw_fd());
         let said = std::process::Command::new(&path).arg("word").output().unwrap();
-        // It isn't busy now: nobody runs it.
+        // It isn't busy now: no process runs it.
         // A sealed file may be opened for writing, but not written.
         let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"x"));
         let error = written.err();

@@ -112,7 +112,7 @@ pub fn bound(folder: &Path, bytes: u64) -> io::Result<bool> {
     }
 }
 
-/// A project that nobody has: the number that the folder's name comes to, or one after it.
+/// An unused project id: the number that the folder's name comes to, or one after it.
 fn free_project(file: &File, folder: &Path) -> io::Result<u32> {
     let mut project = number(&folder.display().to_string());
     loop {

@@ -17,7 +17,7 @@ const MAX_OPTIONS: usize = 4096;
 ///
 /// The mount is `volatile` where the kernel knows that (since 5.10; its `Documentation/filesystems/overlayfs.rst`): otherwise each
 /// unmount writes all that is dirty on the whole disk first, and the end of a container waits for the writes of everybody. What is in
-/// the layer doesn't outlive its container, so nobody misses it after a power failure.
+/// the layer doesn't outlive its container, so nothing is lost with it in a power failure.
 ///
 /// # Errors
 /// Those of the system calls; an overlay needs a kernel with overlayfs and a file system that can hold its upper layer.
@@ -82,7 +82,7 @@ pub fn mount_overlay(
 /// Unmounts whatever is mounted at or below any of `paths`, deepest first. What isn't mounted is no error.
 ///
 /// # Errors
-/// When something stays mounted. Nothing may be removed then: it could be somebody's data.
+/// When something stays mounted. Nothing may be removed then: it could be a user's data.
 pub fn unmount_below(paths: &[&Path]) -> io::Result<()> {
     let mounts = bounded::text("/proc/self/mountinfo", bounded::MAX_KERNEL_FILE_BYTES)?;
     let mut points: Vec<PathBuf> = mounts

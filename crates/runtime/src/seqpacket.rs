@@ -59,7 +59,7 @@ pub fn bind_and_listen(path: &Path) -> io::Result<OwnedFd> {
 /// Connects without waiting: a queue that is full is an error (`WouldBlock`). Neither does the connection wait for anything.
 ///
 /// # Errors
-/// When nobody listens at the path, or too many are waiting.
+/// When no process listens at the path, or too many connections are waiting.
 pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     let stream = new_socket(SockFlag::SOCK_NONBLOCK)?;
     let (address, _folder) = short_address(path)?;
@@ -73,7 +73,7 @@ pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
 /// `WouldBlock` when there is none, and when there is no descriptor left.
 pub fn accept_without_waiting(listener: &OwnedFd) -> io::Result<OwnedFd> {
     let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
-    // SAFETY: accept4 just returned this descriptor, and nobody else owns it.
+    // SAFETY: accept4 just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(receive::<String>(&theirs).unwrap().unwrap().0, text);
         }
         assert_eq!(send(&ours, &"x".repeat(MAX_PACKET_BYTES), &[]).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        // Who doesn't read stops nobody.
+        // A peer that doesn't read blocks no other.
         let full = (0..10_000).find_map(|_| send(&ours, &"x".repeat(1000), &[]).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         drop(ours);

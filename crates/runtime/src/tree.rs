@@ -189,7 +189,7 @@ struct Removal {
     levels: Vec<Level>,
     /// Folders that were moved up to the root since its last reading.
     moved: u64,
-    /// So that nobody can take the names of those in advance.
+    /// So that no process can take the names of those in advance.
     seed: RandomState,
     failed: Option<Errno>,
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-/// Parameters that every pod may set: they are of the pod's own namespaces, and harm nobody else (upstream's `SafeSysctlAllowlist`).
+/// Parameters that every pod may set: they are of the pod's own namespaces, and harm no other pod (upstream's `SafeSysctlAllowlist`).
 const SAFE: [&str; 12] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",

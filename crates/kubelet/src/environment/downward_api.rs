@@ -102,7 +102,7 @@ pub fn container<'a>(pod: &'a Pod, own: &'a Container, named: Option<&str>) -> R
 }
 
 /// A container's `limits.cpu` and the like, in units of `divisor`, rounded up. A missing limit is that of the pod as a whole, and without one what the
-/// node has for pods; of huge pages nobody has any without asking.
+/// node has for pods; of huge pages no container has any without a request.
 ///
 /// # Errors
 /// When `name` is neither a limit nor a request of a resource that is offered.

@@ -228,7 +228,7 @@ impl ImageManager {
         ImagePullError { reason, message, again }
     }
 
-    /// Pulls an image with the credentials that the pod has for it, one after the other until the registry takes some; without any as nobody.
+    /// Pulls an image with the credentials that the pod has for it, one after the other until the registry accepts some; without any, anonymously.
     async fn pull(&self, pod: &Pod, container: &Container, name: &str) -> Result<Image, ImageError> {
         let known = self.pull_secrets(pod, name).await.into_iter().filter_map(usable).take(MAX_CREDENTIALS);
         let mut known: Vec<_> = known.map(|(credentials, secret)| (Some(credentials), Some(secret))).collect();
@@ -335,7 +335,7 @@ mod tests {
         }
         pulls.succeeded("c", "image");
         assert!(pulls.waits("c", "image", begin).is_none());
-        // Pods come and go with images that nobody has.
+        // Pods come and go with images that can't be pulled.
         for pod in 0..10_000u32 {
             pulls.failed(&pod.to_string(), "image", "no", begin + BACKOFF.max * pod);
         }

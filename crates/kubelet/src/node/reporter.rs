@@ -1,4 +1,4 @@
-//! Keeps the Node's status and lease up to date, and registers the node again when somebody deletes its object.
+//! Keeps the Node's status and lease up to date, and registers the node again when its object is deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl FailureLog {
     }
 }
 
-/// What the API says of the own Node: the node controller calls it unknown after too long a silence, and somebody may delete it.
+/// What the API says of the own Node: the node controller marks it Unknown when its lease isn't renewed, and a user may delete it.
 #[derive(Default)]
 struct NodeObservations {
     unknown: Notify,

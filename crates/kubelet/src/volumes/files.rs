@@ -12,7 +12,7 @@ pub struct VolumeFile {
     pub content: Vec<u8>,
     /// Its mode.
     pub mode: i32,
-    /// The user that it is for; root's, if for nobody in particular.
+    /// The user that owns it; root, unless the source names one.
     pub owner: Option<u32>,
 }
 

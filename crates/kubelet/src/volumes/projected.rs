@@ -148,7 +148,7 @@ fn common_user(pod: &Pod) -> Option<u32> {
     if users.all(|user| user == Some(first)) { u32::try_from(first).ok() } else { None }
 }
 
-/// Whose a token is and who may read it: where the pod's user or group is known nobody else may, also not who gets into the container as another user.
+/// Owner and mode of a token: where the pod's user or group is known no other may read it, also no other user inside the container.
 fn token_rights(pod: &Pod, mode: i32) -> VolumeFile {
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let owner = common_user(pod);

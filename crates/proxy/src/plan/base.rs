@@ -32,7 +32,7 @@ pub(super) fn base(config: &Config, family: Family) -> String {
     let masquerade = bridge.as_ref().zip(config.cluster_cidr.of(family)).map_or(String::new(), |(bridge, pods)| {
         format!("{ip} saddr {pods} {ip} daddr != {pods} {ip} daddr != {multicast} oifname != \"{bridge}\" masquerade")
     });
-    // The machine's own programs reach its ports by 127.0.0.1, too (lib.rs says what that takes); nobody else may reach any there.
+    // The machine's own programs reach its ports by 127.0.0.1, too (lib.rs says what that takes); nothing else may reach any there.
     let (mut own, mut hidden, mut guard) = (String::new(), String::new(), String::new());
     if family == Family::V4 {
         own = format!("{ip} daddr {loopback} meta l4proto . th dport vmap @node_ports");

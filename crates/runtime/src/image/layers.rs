@@ -87,7 +87,7 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// Bytes that may be read until somebody says otherwise. The archive library reads headers of any size into memory.
+/// Bytes that may be read until the limit is raised. The archive library reads headers of any size into memory.
 #[derive(Clone)]
 struct Allowance(Rc<Cell<u64>>);
 

@@ -160,7 +160,7 @@ fn layer_in(folder: &Path, diff_id: &str) -> PathBuf {
 /// How long the layers of a pull that came to no end wait for it to be tried again.
 const PARTIAL_PULL_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Puts aside, in a folder for removal, what pulls have left that nobody has gone on with. Only for when no pull is under way.
+/// Puts aside, in a folder for removal, what interrupted pulls have left and no later one has resumed. Only for when no pull is under way.
 fn put_aside(folder: &Path, images: &BTreeMap<String, Image>, now: SystemTime) -> PathBuf {
     let cleared = folder.join("cleared");
     let _ = std::fs::create_dir_all(&cleared);

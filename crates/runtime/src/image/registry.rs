@@ -86,7 +86,7 @@ struct Token {
     access_token: Option<String>,
 }
 
-/// A repository of a registry, as somebody who is known to it or not.
+/// A repository of a registry, with credentials or anonymously.
 pub struct Registry {
     http: reqwest::Client,
     /// `https://HOST/v2/REPOSITORY`

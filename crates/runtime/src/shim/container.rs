@@ -97,7 +97,7 @@ pub struct Container {
     start: Start,
     /// Write end of stdin, or the terminal.
     input: Option<OwnedFd>,
-    /// What somebody has typed and the container hasn't read; no more is taken meanwhile.
+    /// Input of a client that the container hasn't read yet; no more is taken meanwhile.
     typed: Vec<u8>,
     /// Whether stdin is to be closed when all of that is read.
     input_ends: bool,
@@ -240,7 +240,7 @@ impl Container {
         self.forward(key);
     }
 
-    /// Passes input of somebody attached on to the container. Whether there was some.
+    /// Passes input of an attached client on to the container. Whether there was some.
     fn forward(&mut self, key: u64) -> bool {
         let mut buffer = [0u8; CHUNK_BYTES];
         let Some(attached) = self.attached.get_mut(&key) else { return false };
@@ -253,7 +253,7 @@ impl Container {
                 false
             }
             Ok(n) => {
-                // Nobody reads it if stdin was closed.
+                // It is lost if the container has closed its stdin.
                 if self.input.is_some() {
                     self.typed.extend_from_slice(&buffer[..n]);
                     self.pass_on();

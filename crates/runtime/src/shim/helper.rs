@@ -13,7 +13,7 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2, read};
 /// How much is kept of what a helper says, in bytes.
 const MAX_MESSAGE_BYTES: usize = 16 << 10;
 
-/// What comes by a pipe until nobody has its other end any more.
+/// What comes by a pipe until its other end is closed by all.
 struct Words {
     from: Option<OwnedFd>,
     text: Vec<u8>,
@@ -54,7 +54,7 @@ pub struct Helper {
     /// By which the processes of this helper are told from others.
     errors_inode: u64,
     deadline: Instant,
-    /// Why nobody waits for it any more.
+    /// Why it was killed before its end.
     given_up: Option<String>,
 }
 

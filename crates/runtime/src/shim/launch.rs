@@ -371,7 +371,7 @@ impl Console {
             std::os::unix::net::UnixListener::bind(short)
         };
         let listener = make().map_err(|e| format!("can't make a console socket: {e}"))?;
-        // The terminal is sent before the process becomes its program; nobody waits for one that didn't come.
+        // The terminal is sent before the process becomes its program; no wait would bring one that didn't come.
         listener.set_nonblocking(true).map_err(|e| e.to_string())?;
         Ok(Some(Console { path, listener }))
     }

@@ -88,7 +88,7 @@ struct Shim {
     quit: bool,
 }
 
-/// Somebody who wants to hear of all containers' ends.
+/// A client that watches all containers.
 struct Watcher {
     connection: OwnedFd,
     /// Whether the present state was told, or is about to be.

@@ -120,7 +120,7 @@ fn answer(result: Result<(), String>) -> Answer {
 }
 
 impl Shim {
-    /// Somebody has said what they want, or has left.
+    /// A client has sent its request, or has closed the connection.
     pub fn asked(&mut self, fd: RawFd) {
         let Some(at) = self.asking.iter().position(|connection| connection.as_raw_fd() == fd) else { return };
         let connection = self.asking.swap_remove(at);
@@ -152,7 +152,7 @@ impl Shim {
     fn carry_out_queued(&mut self) {
         while !self.is_starting() {
             let Some((connection, request, fds)) = self.queued.pop_front() else { return };
-            // Nobody waits for an answer any more.
+            // The client has closed the connection.
             if matches!(request, Request::Exec { .. }) && seqpacket::is_readable(&connection) {
                 continue;
             }
@@ -358,7 +358,7 @@ impl Shim {
     fn executed(&mut self, container: String, launch: Launch, connection: OwnedFd) {
         match launch.finish() {
             Ok(launched) if seqpacket::is_readable(&connection) && !self.strangers.contains_key(&launched.pid) => {
-                // Nobody waits for it any more. It is our child and not reaped yet, so its id is still its own.
+                // Its result isn't wanted any more. It is our child and not reaped yet, so its id is still its own.
                 let _ = nix::sys::signal::kill(Pid::from_raw(launched.pid), Signal::SIGKILL);
             }
             Ok(launched) => {

@@ -116,7 +116,7 @@ impl Cri {
     /// Connects to a runtime, and finds out what it can. `data_dir` is the agent's.
     ///
     /// # Errors
-    /// When nobody answers within half a minute, or what answers can't be used.
+    /// When the runtime doesn't answer within half a minute, or its API can't be used.
     pub async fn connect(endpoint: &str, data_dir: &Path) -> Result<(Self, CriImages), RuntimeError> {
         let (mut runtime, image_service) = ::cri::connect(&::cri::socket(endpoint)?)?;
         let begun = tokio::time::Instant::now();

@@ -67,11 +67,11 @@ pub enum Health {
 /// Why a probe didn't find a container well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeError {
-    /// The container isn't, and why.
+    /// It isn't healthy, and why.
     Failed(String),
     /// The probe couldn't be run as it is described, which counts for nothing, and why.
     Errored(String),
-    /// Nobody could be asked now, which counts for nothing.
+    /// The container runtime couldn't be reached now, which counts for nothing.
     Unavailable,
 }
 
