@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 layer() {
   case $1 in
     bounded | apimachinery | expressions | api | tasks) echo 1 ;;
-    cri | csi | gateway | http1 | store | pki | placement | runtime | network | informer) echo 2 ;;
+    cri | csi | plugins | gateway | http1 | store | pki | placement | runtime | network | informer) echo 2 ;;
     apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl) echo 3 ;;
     timonel) echo 4 ;;
     testkit | e2e | bench) echo 5 ;;
@@ -31,7 +31,7 @@ for crate in $crates; do
 done
 # Named by generated code alone. (cargo-machete and cargo-shear look for the same; this needs nothing to be installed.)
 # k8s-pb is read as a file.
-unnamed=" cri:prost cri:tonic-prost csi:prost csi:tonic-prost xtask:k8s-pb "
+unnamed=" cri:prost cri:tonic-prost csi:prost csi:tonic-prost plugins:prost plugins:tonic-prost xtask:k8s-pb "
 for folder in crates/* fuzz xtask; do
   for dependency in $(sed -n 's/^\([a-z0-9_-]*\)\(\.workspace\)\{0,1\} = .*/\1/p' <(sed -n '/dependencies\]$/,/^$/p' "$folder/Cargo.toml") | sort -u); do
     case $unnamed in *" ${folder#crates/}:$dependency "*) continue ;; esac

@@ -9,6 +9,7 @@ mod clients;
 mod crash;
 mod custom;
 mod describe;
+mod devices;
 mod dual;
 mod errors;
 mod fixtures;

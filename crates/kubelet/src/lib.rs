@@ -8,6 +8,8 @@
 //! - `images`: pulls, back-off, and which pods may use an image
 //! - `container_runtime`: shims of our own or another runtime (CRI), and the pod network
 //! - `environment`: variables of containers and the downward API
+//! - `devices`: devices of the node that device plugins give to containers
+//! - `plugins`: how plugins of the node make themselves known
 //! - `state`: what is kept of pods on disk
 //! - `machine`: what the machine has, and what of it pods may use
 //! - `spec`: what a pod's spec means, whichever runtime runs it
@@ -23,6 +25,7 @@
 
 mod config;
 mod container_runtime;
+mod devices;
 mod environment;
 mod events;
 #[cfg(test)]
@@ -31,6 +34,7 @@ mod images;
 mod logs;
 mod machine;
 mod node;
+mod plugins;
 mod pod;
 mod server;
 mod spec;
@@ -54,6 +58,8 @@ use tokio_util::sync::CancellationToken;
 use container_runtime::cri::{CriImages, CriRuntime};
 use container_runtime::own::Shims;
 use container_runtime::{ContainerRuntime, ImageService, NodeHandles, user_namespaces};
+use devices::pod_resources::{self, ActivePods};
+use devices::{DeviceManager, registration};
 use environment::Environment;
 use images::ImageManager;
 use images::records::PullRecords;
@@ -61,6 +67,7 @@ use machine::allocatable;
 use node::eviction::{self, EvictionManager};
 use node::reporter::{self, NodeReporter};
 use node::stats::StatsProvider;
+use plugins::PluginHandler;
 use pod::admission::Pressures;
 use pod::context::{Context, Handles};
 use pod::manager::PodManager;
@@ -168,6 +175,7 @@ struct Common {
     events: Recorder,
     runtime: Arc<dyn ContainerRuntime>,
     images: Arc<dyn ImageService>,
+    devices: Arc<DeviceManager>,
 }
 
 /// What the pods' room alone is composed with.
@@ -204,6 +212,7 @@ impl Common {
             runtime: self.runtime.clone(),
             images,
             volumes: Arc::new(volumes),
+            devices: self.devices.clone(),
             environment: Environment::new(config.clone(), client.clone(), self.informers.of::<Service>()),
             user_namespaces: parts.user_namespaces,
             local: parts.local,
@@ -212,8 +221,26 @@ impl Common {
             pressures: parts.pressures,
         }));
         tasks::until_done("local-volumes", move || local_path::run(local_path.clone()));
-        tasks::until_done("csi-drivers", move || csi::run(csi.clone()));
+        self.start_plugins(csi, &pods);
         pods
+    }
+
+    /// Starts what plugins of the node register with, and what tells of their devices.
+    fn start_plugins(&self, csi: Arc<Csi>, pods: &Arc<PodManager>) {
+        let (config, devices) = (self.config.clone(), self.devices.clone());
+        let handlers: Vec<Arc<dyn PluginHandler>> = vec![csi.clone(), devices.clone()];
+        tasks::until_done("plugins", move || {
+            let (config, csi, handlers) = (config.clone(), csi.clone(), handlers.clone());
+            async move {
+                csi::create_csi_node(&csi).await;
+                plugins::run(config, handlers).await;
+            }
+        });
+        let registered = devices.clone();
+        tasks::supervise("device-plugins", move || registration::run(registered.clone()));
+        let (socket, pods) = (self.config.pod_resources_socket(), pods.clone());
+        let active: ActivePods = Arc::new(move || pods.active());
+        tasks::supervise("pod-resources", move || pod_resources::run(socket.clone(), devices.clone(), active.clone()));
     }
 
     /// Starts what reports the node and what evicts its pods.
@@ -234,6 +261,7 @@ impl Common {
             network,
             pods: pods.clone(),
             pressures: pressures.subscribe(),
+            devices: self.devices.clone(),
         });
         let evictions = Arc::new(EvictionManager {
             config: self.config.clone(),
@@ -261,7 +289,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     let Connected { runtime, images } = connect(parts.runtime, node, parts.connects_runtime).await;
     enforce_allocatable(&config);
     let events = Recorder::new(client.clone(), "kubelet", &config.node_name);
-    let common = Common { config, client, informers: parts.informers, events, runtime, images };
+    let devices = DeviceManager::restored(&config);
+    let common = Common { config, client, informers: parts.informers, events, runtime, images, devices };
     let (pressures, seen) = watch::channel(Pressures::default());
     let (local, quarantine) = (parts.local, parts.quarantine);
     let pods = common.start_pods(PodParts { user_namespaces, local, quarantine, pressures: seen }).await;

@@ -23,7 +23,20 @@ pub const MAKE: u32 = 1;
 pub const READ: u32 = 2;
 /// Writing.
 pub const WRITE: u32 = 4;
-const ALL: u32 = MAKE | READ | WRITE;
+/// Everything that can be done with a device.
+pub const ALL: u32 = MAKE | READ | WRITE;
+
+/// The bits of letters as the device cgroup has them (`rwm`); none are all of them.
+pub fn access(letters: &str) -> u32 {
+    let bits = [('r', READ), ('w', WRITE), ('m', MAKE)].into_iter().filter(|(letter, _)| letters.contains(*letter));
+    let bits = bits.fold(0, |all, (_, bit)| all | bit);
+    if bits == 0 { ALL } else { bits }
+}
+
+/// The letters of bits.
+pub fn letters(access: u32) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')].iter().filter(|(bit, _)| access & bit != 0).map(|(_, l)| l).collect()
+}
 
 /// Something that is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +58,7 @@ impl Rule {
 
     /// As a bundle has it (runtime-spec, "Allowed Device list").
     pub fn in_bundle(&self) -> Value {
-        let letters = [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')];
-        let access: String = letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, l)| l).collect();
-        let mut rule = json!({"allow": true, "access": access});
+        let mut rule = json!({"allow": true, "access": letters(self.access)});
         rule["type"] = if self.kind == Type::Block { "b" } else { "c" }.into();
         for (key, number) in [("major", self.major), ("minor", self.minor)] {
             if let Some(number) = number {

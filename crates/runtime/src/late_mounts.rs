@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nix::mount::{MsFlags, mount};
-use serde_json::{Value, json};
 
-use crate::resources::Mount;
+use crate::resources::{Hook, Mount};
 
 /// `timonel __bind SOURCE TARGET PROPAGATION MODE`
 const ARGUMENT: &str = "__bind";
@@ -18,17 +17,18 @@ pub fn is_late(mount: &Mount) -> bool {
     mount.target == Path::new("/dev")
 }
 
-/// The hooks of a container, if there are any.
-pub fn hooks(mounts: &[Mount], rootfs: &Path) -> Option<Value> {
+/// The hooks that make those mounts of a container.
+pub fn hooks(mounts: &[Mount], rootfs: &Path) -> Vec<Hook> {
     // What runs is found by its process: the file may have been replaced by a newer one.
     let program = format!("/proc/{}/exe", std::process::id());
     let hook = |m: &Mount| {
         let target = rootfs.join(m.target.strip_prefix("/").unwrap_or(&m.target));
         let mode = if m.read_only { "ro" } else { "rw" };
-        json!({"path": program, "args": ["timonel", ARGUMENT, m.source, target, m.propagation, mode]})
+        let (source, target) = (m.source.display().to_string(), target.display().to_string());
+        let args = ["timonel", ARGUMENT, &source, &target, m.propagation, mode].map(String::from).into();
+        Hook { point: "createContainer", path: program.clone().into(), args, env: Vec::new(), timeout: None }
     };
-    let hooks: Vec<Value> = mounts.iter().filter(|m| is_late(m)).map(hook).collect();
-    (!hooks.is_empty()).then(|| json!({ "createContainer": hooks }))
+    mounts.iter().filter(|m| is_late(m)).map(hook).collect()
 }
 
 /// Makes such a mount if this process was started for that.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// A mount from the host into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,37 @@ pub struct Mount {
     pub propagation: &'static str,
     /// Whether what is there gets the container's label, if that has one.
     pub relabel: bool,
+    /// Further options, as mount(8) has them (`nosuid`, `nodev`, `noexec` …).
+    pub options: Vec<String>,
+}
+
+/// A program that is run at a point of a container's life (runtime-spec, "POSIX-platform Hooks").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// The point, by the specification's name.
+    pub point: &'static str,
+    /// The program.
+    pub path: PathBuf,
+    /// Its arguments, its name first.
+    pub args: Vec<String>,
+    /// `NAME=value`
+    pub env: Vec<String>,
+    /// Seconds that it may take.
+    pub timeout: Option<u32>,
+}
+
+impl Hook {
+    /// As a bundle has it.
+    pub(crate) fn in_bundle(&self) -> Value {
+        let mut hook = json!({"path": self.path, "args": self.args});
+        if !self.env.is_empty() {
+            hook["env"] = json!(self.env);
+        }
+        if let Some(timeout) = self.timeout {
+            hook["timeout"] = timeout.into();
+        }
+        hook
+    }
 }
 
 /// What a container gets of the machine. Zero means no limit.

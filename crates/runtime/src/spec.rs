@@ -12,7 +12,7 @@ use crate::cgroup;
 use crate::devices::{self, Rule};
 use crate::late_mounts;
 use crate::namespaces::Namespaces;
-pub use crate::resources::{Limits, Mount};
+pub use crate::resources::{Hook, Limits, Mount};
 use crate::rootfs::{make_inside, resolve_inside};
 use crate::selinux::{self, Labels};
 use crate::users::Users;
@@ -62,6 +62,8 @@ pub struct ContainerConfig {
     pub mounts: Vec<Mount>,
     /// Devices beside the common ones.
     pub devices: Vec<Device>,
+    /// Programs that are run at points of its life.
+    pub hooks: Vec<Hook>,
     /// Settings of the kernel, of its namespaces.
     pub sysctls: Vec<(String, String)>,
     /// Limits of its cgroup.
@@ -244,7 +246,8 @@ fn mounts(config: &ContainerConfig, shm: &Path) -> Vec<Value> {
             (true, false) => "ro",
             _ => "rw",
         };
-        let options = ["rbind", mount.propagation, mode];
+        let options: Vec<&str> =
+            ["rbind", mount.propagation, mode].into_iter().chain(mount.options.iter().map(String::as_str)).collect();
         list.push(json!({"destination": mount.target, "type": "bind", "source": mount.source, "options": options}));
     }
     list
@@ -340,8 +343,11 @@ pub fn write_bundle(bundle: &Path, config: &ContainerConfig, namespaces: &Namesp
     }
     label(config, shm)?;
     spec["linux"]["devices"] = nodes.into();
-    if let Some(hooks) = late_mounts::hooks(&config.mounts, &rootfs) {
-        spec["hooks"] = hooks;
+    for hook in late_mounts::hooks(&config.mounts, &rootfs).iter().chain(&config.hooks) {
+        match &mut spec["hooks"][hook.point] {
+            Value::Array(present) => present.push(hook.in_bundle()),
+            none => *none = json!([hook.in_bundle()]),
+        }
     }
     for (key, value) in &config.sysctls {
         spec["linux"]["sysctl"][key] = value.as_str().into();

@@ -16,5 +16,5 @@ mod registry_layout;
 
 pub use binaries::beside_test;
 pub use cluster::Cluster;
-pub use node::{Node, Output};
+pub use node::{Beside, Node, Output};
 pub use registry::Registry;

@@ -150,6 +150,9 @@ pub struct NodeArgs {
     /// default]
     #[arg(long, env = "TIMONEL_KUBELET_DIR")]
     pub kubelet_dir: Option<PathBuf>,
+    /// Folders with specifications of CDI devices, later ones take precedence (may be repeated)
+    #[arg(long = "cdi-spec-dir", value_name = "FOLDER", default_values = ["/etc/cdi", "/var/run/cdi"])]
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Folder of static pod manifests [default: "agent/pod-manifests" in the data folder]
     #[arg(long, value_name = "FOLDER")]
     pub pod_manifest_path: Option<PathBuf>,

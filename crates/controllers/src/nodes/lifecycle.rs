@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::toolkit::conditions::NewCondition;
 use crate::toolkit::controller::{Controller, Reconcile};
@@ -162,10 +162,6 @@ impl Reconcile for NodeLifecycleController {
             give_range(self, &node).await?;
         }
         ttl::annotate(&api, &node, self.nodes.list().len()).await?;
-        if let Some(allocatable) = extended_allocatable(&node) {
-            let patch = Patch::Merge(json!({"status": {"allocatable": allocatable}}));
-            ignore(api.patch_status(&key.name, &PatchParams::default(), &patch).await, &[404])?;
-        }
         let now = apimachinery::clock::now();
         let since_renewal = self.health.lock().since_renewal(&key.name, now);
         let lost = since_renewal > NODE_MONITOR_GRACE_PERIOD;
@@ -201,29 +197,6 @@ impl Reconcile for NodeLifecycleController {
     }
 }
 
-/// Extended resources that are advertised in `status.capacity` are allocatable as they are; upstream's kubelet writes that with its
-/// next status (kubernetes.io, "Advertise Extended Resources for a Node"). What has to change, if anything has.
-fn extended_allocatable(node: &Node) -> Option<Value> {
-    let status = node.status.as_ref()?;
-    // Names of another domain than Kubernetes' own.
-    let is_extended = |name: &&String| {
-        name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
-    };
-    let (capacity, allocatable) = (status.capacity.iter().flatten(), status.allocatable.iter().flatten());
-    let mut change = serde_json::Map::new();
-    for (name, amount) in capacity.filter(|(name, _)| is_extended(name)) {
-        if status.allocatable.as_ref().and_then(|a| a.get(name)) != Some(amount) {
-            change.insert(name.clone(), json!(amount));
-        }
-    }
-    for (name, _) in allocatable.filter(|(name, _)| is_extended(name)) {
-        if status.capacity.as_ref().is_none_or(|c| !c.contains_key(name)) {
-            change.insert(name.clone(), Value::Null);
-        }
-    }
-    (!change.is_empty()).then_some(Value::Object(change))
-}
-
 /// The conditions of a node whose lease isn't renewed: each that isn't `Unknown` yet becomes it. The reason says whether its kubelet ever posted it.
 fn unknown(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
     let known = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
@@ -245,6 +218,8 @@ async fn mark_unknown(api: &Api<Node>, node: &Node) -> Result {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -265,22 +240,5 @@ mod tests {
         assert_eq!(reasons(ready), all("NodeStatusUnknown", "NodeStatusNeverUpdated"));
         let known = json!([{"type": "Ready", "status": "Unknown"}, {"type": "Other", "status": "True"}]);
         assert_eq!(reasons(known), all("", "NodeStatusNeverUpdated")[1..]);
-    }
-
-    #[test]
-    fn extended_resources_are_allocatable_as_they_are_advertised() {
-        let node = |capacity: Value, allocatable: Value| -> Node {
-            serde_json::from_value(
-                json!({"metadata": {"name": "n"}, "status": {"capacity": capacity, "allocatable": allocatable}}),
-            )
-            .unwrap()
-        };
-        let change = |capacity, allocatable| extended_allocatable(&node(capacity, allocatable));
-        let (cpu, dongle) = (json!({"cpu": "2"}), json!({"cpu": "2", "example.com/dongle": "4"}));
-        assert_eq!(change(dongle.clone(), json!({"cpu": "1"})), Some(json!({"example.com/dongle": "4"})));
-        assert_eq!(change(dongle.clone(), dongle.clone()), None);
-        assert_eq!(change(cpu, dongle), Some(json!({"example.com/dongle": null})));
-        assert_eq!(change(json!({"kubernetes.io/x": "1", "memory": "1Ki"}), json!({})), None);
-        assert_eq!(change(json!({"a.com/x": "2"}), json!({"a.com/x": "1"})), Some(json!({"a.com/x": "2"})));
     }
 }

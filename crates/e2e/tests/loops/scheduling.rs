@@ -159,8 +159,8 @@ async fn resources_that_somebody_advertises_may_be_asked_for() {
         cluster.create(&class).await;
     }
     let node = "/api/v1/nodes/fake-0";
-    cluster.patch(&format!("{node}/status"), json!({"status": {"capacity": {"example.com/dongle": "3"}}})).await;
-    cluster.until(node, |n| n["status"]["allocatable"]["example.com/dongle"] == "3").await;
+    let dongles = json!({"example.com/dongle": "3"});
+    cluster.patch(&format!("{node}/status"), json!({"status": {"capacity": dongles, "allocatable": dongles}})).await;
     let pod = |name: &str, class: &str| {
         let amounts = "requests: {example.com/dongle: '2'}, limits: {example.com/dongle: '2'}";
         format!(

@@ -71,6 +71,8 @@ pub struct Config {
     pub seccomp_default: bool,
     /// Kernel parameters that pods may set beside the safe ones (upstream's `allowedUnsafeSysctls`).
     pub allowed_unsafe_sysctls: AllowedSysctls,
+    /// Folders with specifications of CDI devices, in the order of their precedence, the highest last.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Which images are verified with a pod's pull secrets although they are present.
     pub image_verification: CredentialVerification,
     /// Grace periods at graceful node shutdown.
@@ -101,6 +103,16 @@ impl Config {
     /// The folder where CSI drivers have their own folders and stage volumes.
     pub fn plugins_dir(&self) -> PathBuf {
         self.kubelet_dir.join("plugins")
+    }
+
+    /// The folder of device plugins' sockets and of the kubelet's, by upstream's name.
+    pub fn device_plugins_dir(&self) -> PathBuf {
+        self.kubelet_dir.join("device-plugins")
+    }
+
+    /// The socket of the pod resources API, by upstream's name.
+    pub fn pod_resources_socket(&self) -> PathBuf {
+        self.kubelet_dir.join("pod-resources").join("kubelet.sock")
     }
 
     /// The folder where CSI drivers publish the volumes of a pod.
@@ -294,6 +306,7 @@ pub mod tests {
             restart_backoff: Backoff::default(),
             seccomp_default: false,
             allowed_unsafe_sysctls: AllowedSysctls::default(),
+            cdi_spec_dirs: Vec::new(),
             image_verification: CredentialVerification::default(),
             shutdown_grace: ShutdownGrace::default(),
         }

@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt as _;
 use runtime::spec::{Device, Mount};
-use runtime::{Image, inside, selinux};
+use runtime::{Image, devices, inside, selinux};
 
 use crate::config::dotted_sysctl;
+use crate::devices::ContainerDevices;
 use crate::environment::{self, ContainerVariables};
 use crate::state::{PodDirs, Sandbox, WaitingReason};
 
@@ -51,6 +52,8 @@ pub struct Launch<'a> {
     pub variables: &'a ContainerVariables,
     /// The id of the container whose process namespace it joins (`targetContainerName`).
     pub target: Option<&'a str>,
+    /// What device plugins give it.
+    pub devices: &'a ContainerDevices,
 }
 
 /// A list of the spec with variables in place of their names.
@@ -96,13 +99,40 @@ pub fn mounts(launch: &Launch<'_>) -> Result<Vec<Mount>, StartError> {
     let target = launch.container.termination_message_path.clone();
     own.push(own_file(message, target.unwrap_or_else(|| "/dev/termination-log".into())));
     mounts.extend(own);
+    // What a volume is mounted at stays the volume's.
+    for mount in &launch.devices.mounts {
+        if !mounts.iter().any(|m| m.target == Path::new(&mount.container_path)) {
+            mounts.push(Mount { read_only: mount.read_only, ..plugin_mount(&mount.host_path, &mount.container_path) });
+        }
+    }
     Ok(mounts)
 }
 
 /// The mount of a file that the kubelet writes.
 fn own_file(source: PathBuf, target: String) -> Mount {
     let target = target.into();
-    Mount { source, target, read_only: false, recursive: false, propagation: "rprivate", relabel: true }
+    Mount {
+        source,
+        target,
+        read_only: false,
+        recursive: false,
+        propagation: "rprivate",
+        relabel: true,
+        options: Vec::new(),
+    }
+}
+
+/// The mount of a file or folder of the machine that belongs to a device.
+pub fn plugin_mount(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Mount {
+    Mount {
+        source: source.into(),
+        target: target.into(),
+        read_only: false,
+        recursive: false,
+        propagation: "rprivate",
+        relabel: false,
+        options: Vec::new(),
+    }
 }
 
 /// Makes the empty file of a termination message, to which every user of the container may write.
@@ -151,6 +181,7 @@ fn volume_mount(launch: &Launch<'_>, spec: &PodSpec, wanted: &VolumeMount, numbe
         recursive: matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
         propagation,
         relabel: is_of_pod(spec, name),
+        options: Vec::new(),
     })
 }
 
@@ -197,7 +228,7 @@ fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
 }
 
-/// The block volumes of a container (`volumeDevices`, KEP-351).
+/// The devices of a container: its block volumes (`volumeDevices`, KEP-351), and those of device plugins.
 ///
 /// # Errors
 /// `CreateContainerConfigError` when the pod has no such volume, or it is no block device.
@@ -216,9 +247,16 @@ pub fn devices(launch: &Launch<'_>) -> Result<Vec<Device>, StartError> {
             return Err(config_error(text));
         }
         let target = PathBuf::from(&wanted.device_path);
-        Ok(Device { source: source.clone(), target, read_only: is_read_only(&spec, name) })
+        let write = if is_read_only(&spec, name) { 0 } else { devices::WRITE };
+        let access = devices::READ | devices::MAKE | write;
+        Ok(Device { source: source.clone(), target, access, ..Device::default() })
     };
-    wanted.map(device).collect()
+    let of_plugins = launch.devices.devices.iter().map(|device| {
+        let access = devices::access(&device.permissions);
+        let (source, target) = (device.host_path.clone().into(), device.container_path.clone().into());
+        Ok(Device { source, target, access, ..Device::default() })
+    });
+    wanted.map(device).chain(of_plugins).collect()
 }
 
 /// The identity of a container, as `containerID` has it after the scheme.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use informer::{Informers, Recorder};
+use informer::{Informers, Key, Recorder};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::api::{Patch, PatchParams};
@@ -16,6 +16,7 @@ use super::{lease, registration, status};
 use crate::config::Config;
 use crate::container_runtime::network::PodNetwork;
 use crate::container_runtime::{ContainerRuntime, ImageService};
+use crate::devices::DeviceManager;
 use crate::machine::MachineInfo;
 use crate::pod::admission::Pressures;
 use crate::pod::manager::PodManager;
@@ -64,11 +65,13 @@ impl FailureLog {
     }
 }
 
-/// What the API says of the own Node: the node controller marks it Unknown when its lease isn't renewed, and a user may delete it.
+/// What the API says of the own Node: the node controller marks it Unknown when its lease isn't renewed, and a user may delete it, or advertise
+/// resources.
 #[derive(Default)]
 struct NodeObservations {
     unknown: Notify,
-    deleted: Notify,
+    /// It was deleted, or other resources are advertised than are allocatable.
+    outdated: Notify,
 }
 
 /// What was reported last.
@@ -100,6 +103,8 @@ pub struct NodeReporter {
     pub pods: Arc<PodManager>,
     /// Under which pressure the node is.
     pub pressures: watch::Receiver<Pressures>,
+    /// The devices of the node's plugins.
+    pub devices: Arc<DeviceManager>,
 }
 
 /// Writes the status at the start, when it changed, and on a slow timer, and renews the lease, until the process ends. A Node that somebody
@@ -115,6 +120,7 @@ pub async fn run(reporter: Arc<NodeReporter>) {
         of.evict_lost();
     });
     let mut network_changes = reporter.network.changes();
+    let mut device_changes = reporter.devices.changes();
     let (mut status_log, mut lease_log) = (FailureLog::default(), FailureLog::default());
     let mut reported = reporter.begin().await;
     loop {
@@ -122,6 +128,7 @@ pub async fn run(reporter: Arc<NodeReporter>) {
         let images = reporter.images.list().await;
         let is_changed = pressures.has_changed().unwrap_or(false)
             || shutdown.has_changed().unwrap_or(false)
+            || device_changes.has_changed().unwrap_or(false)
             || not_ready != reported.not_ready
             || images.len() != reported.images;
         if is_changed || Instant::now() >= reported.due {
@@ -129,13 +136,18 @@ pub async fn run(reporter: Arc<NodeReporter>) {
             let is_shutting_down = shutdown.borrow_and_update().is_some();
             let reason = if is_shutting_down { Some("node is shutting down".into()) } else { not_ready };
             let pressures = *pressures.borrow_and_update();
+            device_changes.mark_unchanged();
             match reporter.report(&mut reported, pressures, reason.as_deref(), &images).await {
                 Ok(Report::Registered) => {
                     tokio::time::sleep(STATUS_AFTER_REGISTRATION).await;
                     continue;
                 }
                 Ok(Report::Written) => status_log.note("writing the node's status", Ok::<_, ReportError>(())),
-                Err(error) => status_log.note("writing the node's status", Err(error)),
+                Err(error) => {
+                    // What changed is still to be written, with the next lease.
+                    reported.due = Instant::now();
+                    status_log.note("writing the node's status", Err(error));
+                }
             }
         }
         let renewed = lease::renew(&reporter.config, &reporter.client).await;
@@ -149,9 +161,10 @@ pub async fn run(reporter: Arc<NodeReporter>) {
                 reported.due = Instant::now();
             }
             // Writing the status finds out whether it still is so.
-            () = news.deleted.notified() => reported.due = Instant::now(),
+            () = news.outdated.notified() => reported.due = Instant::now(),
             Ok(()) = pressures.changed() => pressures.mark_changed(),
             Ok(()) = shutdown.changed() => shutdown.mark_changed(),
+            Ok(()) = device_changes.changed() => device_changes.mark_changed(),
             Some(()) = async { network_changes.as_mut()?.recv().await } => {}
         }
     }
@@ -164,7 +177,7 @@ impl NodeReporter {
 
     fn listen(&self) -> Arc<NodeObservations> {
         let news = Arc::new(NodeObservations::default());
-        let (to, name) = (news.clone(), self.config.node_name.clone());
+        let (to, name, devices) = (news.clone(), self.config.node_name.clone(), self.devices.clone());
         self.informers.of::<Node>().on_change(move |change| {
             if change.object().metadata.name.as_deref() != Some(&name) {
                 return;
@@ -175,8 +188,11 @@ impl NodeReporter {
                     if conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown") {
                         to.unknown.notify_one();
                     }
+                    if !status::advertised(new, &devices.capacity(Instant::now())).is_empty() {
+                        to.outdated.notify_one();
+                    }
                 }
-                informer::Change::Deleted(_) => to.deleted.notify_one(),
+                informer::Change::Deleted(_) => to.outdated.notify_one(),
             }
         });
         news
@@ -218,8 +234,14 @@ impl NodeReporter {
         images: &[runtime::Image],
     ) -> Result<Report, ReportError> {
         let conditions = status::conditions(&reported.conditions, pressures, not_ready);
-        let patch = json!({"status": status::status(&self.config, &*self.runtime, images, conditions)});
+        let asked = Instant::now();
+        let devices = self.devices.capacity(asked);
+        let mut status = status::status(&self.config, &*self.runtime, images, conditions, &devices);
         let name = &self.config.node_name;
+        if let Some(node) = self.informers.of::<Node>().get(&Key::new("", name)) {
+            status::advertised(&node, &devices).into_iter().for_each(|(of, amount)| status["allocatable"][of] = amount);
+        }
+        let patch = json!({"status": status});
         match self.nodes().patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(node) => {
                 let reference = node.object_ref(&());
@@ -230,7 +252,9 @@ impl NodeReporter {
                 }
                 reported.conditions = now;
                 reported.images = images.len();
-                reported.due = Instant::now() + STATUS_REPORT_PERIOD;
+                self.devices.told(asked);
+                let usual = Instant::now() + STATUS_REPORT_PERIOD;
+                reported.due = self.devices.next_removal().map_or(usual, |removal| removal.min(usual));
                 Ok(Report::Written)
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {

@@ -1,15 +1,18 @@
 //! The Node's status. Pure but for what it reads of the machine.
 
+use std::collections::BTreeMap;
 use std::iter::once;
 
-use k8s_openapi::api::core::v1::NodeCondition;
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use serde_json::{Map, Value, json};
 
 use super::registration::addresses;
 use crate::config::{Config, PORT};
 use crate::container_runtime::{ContainerRuntime, RuntimeFeatures, Version};
+use crate::devices::Amount;
 use crate::machine::{MachineInfo, allocatable};
 use crate::pod::admission::Pressures;
+use crate::spec::resources::is_extended;
 use crate::volumes::csi;
 
 /// The most images that are listed (upstream's `nodeStatusMaxImages`), and names of each.
@@ -65,9 +68,14 @@ pub fn status(
     runtime: &dyn ContainerRuntime,
     images: &[runtime::Image],
     conditions: Vec<Value>,
+    devices: &BTreeMap<String, Amount>,
 ) -> Value {
     let facts = MachineInfo::gather(&config.data_dir);
-    let (capacity, allocatable) = allocatable::amounts(config, &facts);
+    let (mut capacity, mut allocatable) = allocatable::amounts(config, &facts);
+    for (resource, amount) in devices {
+        capacity[resource] = amount.capacity.to_string().into();
+        allocatable[resource] = amount.allocatable.to_string().into();
+    }
     let Version { name, version } = runtime.version();
     let features = runtime.features();
     json!({
@@ -85,6 +93,19 @@ pub fn status(
         "images": listed(images),
         "conditions": conditions,
     })
+}
+
+/// Extended resources that somebody advertised in `status.capacity` are allocatable as they are (kubernetes.io, "Advertise Extended Resources for a
+/// Node"), but for those of device plugins, of which only healthy devices are. What has to change in `status.allocatable`; nothing if it is so.
+pub fn advertised(node: &Node, devices: &BTreeMap<String, Amount>) -> Map<String, Value> {
+    let status = node.status.as_ref();
+    let capacity = status.and_then(|status| status.capacity.clone()).unwrap_or_default();
+    let allocatable = status.and_then(|status| status.allocatable.clone()).unwrap_or_default();
+    let is_other = |name: &String| is_extended(name) && !devices.contains_key(name);
+    let new = capacity.iter().filter(|(name, amount)| is_other(name) && allocatable.get(*name) != Some(amount));
+    let gone = allocatable.keys().filter(|name| is_other(name) && !capacity.contains_key(*name));
+    let new = new.map(|(name, amount)| (name.clone(), json!(amount)));
+    new.chain(gone.map(|name| (name.clone(), Value::Null))).collect()
 }
 
 /// `status.images`: the largest ones, by which the scheduler saves most.
@@ -130,6 +151,23 @@ pub fn transitions(before: &[NodeCondition], now: &[NodeCondition]) -> Vec<&'sta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_advertised_is_allocatable_unless_a_plugin_says_how_much_is() {
+        let change = |capacity: Value, allocatable: Value| {
+            let status = json!({"capacity": capacity, "allocatable": allocatable});
+            let node = serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).unwrap();
+            let devices = BTreeMap::from([("acme.com/gpu".to_string(), Amount { capacity: 2, allocatable: 1 })]);
+            Value::Object(advertised(&node, &devices))
+        };
+        let (cpu, dongle) = (json!({"cpu": "2"}), json!({"cpu": "2", "example.com/dongle": "4"}));
+        assert_eq!(change(dongle.clone(), json!({"cpu": "1"})), json!({"example.com/dongle": "4"}));
+        assert_eq!(change(dongle.clone(), dongle.clone()), json!({}));
+        assert_eq!(change(cpu, dongle), json!({"example.com/dongle": null}));
+        assert_eq!(change(json!({"kubernetes.io/x": "1", "memory": "1Ki"}), json!({})), json!({}));
+        assert_eq!(change(json!({"a.com/x": "2"}), json!({"a.com/x": "1"})), json!({"a.com/x": "2"}));
+        assert_eq!(change(json!({"acme.com/gpu": "2"}), json!({"acme.com/gpu": "1"})), json!({}));
+    }
 
     #[test]
     fn the_largest_images_are_listed() {

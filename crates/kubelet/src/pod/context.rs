@@ -16,6 +16,7 @@ use super::static_pods::StaticPods;
 use super::workers::Workers;
 use crate::config::Config;
 use crate::container_runtime::{ContainerRuntime, user_namespaces};
+use crate::devices::DeviceManager;
 use crate::environment::Environment;
 use crate::images::ImageManager;
 use crate::volumes::VolumeManager;
@@ -39,6 +40,8 @@ pub struct Handles {
     pub volumes: Arc<VolumeManager>,
     /// Makes environments.
     pub environment: Environment,
+    /// Gives devices of the node.
+    pub devices: Arc<DeviceManager>,
     /// Ranges of user ids.
     pub user_namespaces: Arc<user_namespaces::Ranges>,
     /// The pods of this node with their addresses, for network policies and DNS, which must know them before the API does.
@@ -61,6 +64,7 @@ pub struct Context {
     pub(super) images: Arc<ImageManager>,
     pub(super) volumes: Arc<VolumeManager>,
     pub(super) environment: Environment,
+    pub(super) devices: Arc<DeviceManager>,
     pub(super) user_namespaces: Arc<user_namespaces::Ranges>,
     pub(super) local: LocalPods,
     pub(super) quarantine: Quarantine,
@@ -85,7 +89,10 @@ impl Context {
             handles.events.clone(),
             handles.pressures,
             workers.clone(),
+            handles.devices.clone(),
         );
+        let woken = workers.clone();
+        handles.devices.listen(move |uids| uids.iter().for_each(|uid| woken.wake(uid)));
         Arc::new(Context {
             config: handles.config,
             client: handles.client,
@@ -95,6 +102,7 @@ impl Context {
             images: handles.images,
             volumes: handles.volumes,
             environment: handles.environment,
+            devices: handles.devices,
             user_namespaces: handles.user_namespaces,
             local: handles.local,
             quarantine: handles.quarantine,

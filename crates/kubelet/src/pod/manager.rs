@@ -132,8 +132,8 @@ impl PodManager {
     /// Hands a pod to its worker; the first time, one is started.
     pub(super) fn deliver(&self, uid: &str, wanted: Wanted) {
         if wanted.is_none() {
-            // The next pod may have its resources, though it may still be terminating.
-            self.context.admission.admitted.release(uid);
+            // The next pod may have its resources and devices, though it may still be terminating: the scheduler has given them away.
+            self.context.admission.release(uid);
         }
         let Some(receiver) = self.context.workers.deliver(uid, wanted) else { return };
         let Some(pod) = receiver.borrow().clone() else { return };
@@ -170,6 +170,16 @@ impl PodManager {
         let mut pods = self.pods.list();
         pods.retain(|pod| !is_mirror(pod));
         pods.extend(self.context.statics.list());
+        pods
+    }
+
+    /// The pods of this node that haven't ended.
+    pub fn active(&self) -> Vec<Arc<Pod>> {
+        let mut pods = self.pods();
+        pods.retain(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed"))
+        });
         pods
     }
 
@@ -228,6 +238,7 @@ async fn begin(manager: Arc<PodManager>) {
     manager.context.api_synced.store(true, std::sync::atomic::Ordering::Relaxed);
     let known: BTreeSet<String> = manager.pods().iter().filter_map(|p| p.uid()).collect();
     manager.context.admission.admitted.settle(&known);
+    manager.context.devices.retain(&known);
     for uid in revived.difference(&known) {
         manager.deliver(uid, None);
     }

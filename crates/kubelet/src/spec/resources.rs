@@ -8,6 +8,14 @@ use runtime::spec::Limits;
 
 use super::is_sidecar;
 
+/// Whether a resource is an extended one: neither Kubernetes' own nor a quota's name (upstream's `IsExtendedResourceName`).
+pub fn is_extended(resource: &str) -> bool {
+    resource.contains('/')
+        && !resource.contains("kubernetes.io/")
+        && !resource.starts_with("requests.")
+        && apimachinery::names::qualified_name(&format!("requests.{resource}")).is_ok()
+}
+
 /// Whether a container's policy asks for a restart when what differs between two limits changes.
 pub fn resize_restarts(container: &Container, before: Option<&Limits>, after: &Limits) -> bool {
     let Some(before) = before else { return false };

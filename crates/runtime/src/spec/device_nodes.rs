@@ -8,27 +8,44 @@ use serde_json::{Value, json};
 use crate::devices::{self, Rule};
 
 /// A device of the machine that a container gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
     /// On the machine.
     pub source: PathBuf,
     /// In the container.
     pub target: PathBuf,
-    /// The container may not write to it.
-    pub read_only: bool,
+    /// What may be done with it: bits of [`devices::READ`], [`devices::WRITE`] and [`devices::MAKE`].
+    pub access: u32,
+    /// Type and number; without them, those of the source.
+    pub number: Option<(devices::Type, u32, u32)>,
+    /// The mode of the file in the container; without one, that of the source.
+    pub mode: Option<u32>,
+    /// User and group of the file in the container; without them, those of the source.
+    pub owner: (Option<u32>, Option<u32>),
 }
 
 impl Device {
     /// As the bundle has it: the device, and the rule that lets it be used.
     pub(super) fn entries(&self) -> io::Result<(Value, Rule)> {
         let no_device = || io::Error::other(format!("{} is no device", self.source.display()));
-        let device = device_node(&self.target, &std::fs::metadata(&self.source)?).ok_or_else(no_device)?;
+        let mut device = match self.number {
+            Some((kind, major, minor)) => {
+                let kind = if kind == devices::Type::Block { "b" } else { "c" };
+                json!({"path": self.target, "type": kind, "major": major, "minor": minor, "fileMode": 0o660, "uid": 0, "gid": 0})
+            }
+            None => device_node(&self.target, &std::fs::metadata(&self.source)?).ok_or_else(no_device)?,
+        };
+        for (key, value) in [("fileMode", self.mode), ("uid", self.owner.0), ("gid", self.owner.1)] {
+            if let Some(value) = value {
+                device[key] = value.into();
+            }
+        }
         let number = |key: &str| device[key].as_u64().and_then(|n| u32::try_from(n).ok());
         let rule = Rule {
             kind: if device["type"] == "b" { devices::Type::Block } else { devices::Type::Char },
             major: number("major"),
             minor: number("minor"),
-            access: devices::READ | devices::MAKE | if self.read_only { 0 } else { devices::WRITE },
+            access: self.access,
         };
         Ok((device, rule))
     }

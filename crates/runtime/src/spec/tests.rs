@@ -33,6 +33,7 @@ fn mounts_are_sorted_so_that_none_is_covered() {
         recursive: false,
         propagation: "rprivate",
         relabel: false,
+        options: Vec::new(),
     };
     let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/a")], ..Default::default() };
     let list = mounts(&config, Path::new("/shm"));

@@ -192,6 +192,7 @@ impl Node {
             pod_max_pids: args.pod_max_pids.max(0),
             restart_backoff: args.restart_backoff,
             seccomp_default: args.seccomp_default,
+            cdi_spec_dirs: args.cdi_spec_dirs.clone(),
             allowed_unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),
             image_verification: args.image_pull_credentials_verification_policy.clone(),
             shutdown_grace: kubelet::ShutdownGrace {

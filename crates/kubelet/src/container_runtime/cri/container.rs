@@ -40,6 +40,7 @@ pub async fn configuration(
             container.termination_message_path.clone().unwrap_or_default(),
         ),
     ];
+    let own_annotations = annotations.into_iter().map(|(key, value)| (key.to_string(), value));
     let mut namespaces = sandbox::namespaces(&spec, sandbox.first_user);
     if let Some(target) = launch.target {
         namespaces.pid = v1::NamespaceMode::Target as i32;
@@ -59,12 +60,12 @@ pub async fn configuration(
             .map(|device| v1::Device {
                 container_path: device.target.display().to_string(),
                 host_path: device.source.display().to_string(),
-                permissions: if device.read_only { "rm" } else { "rwm" }.into(),
+                permissions: runtime::devices::letters(device.access),
             })
             .collect(),
         envs: variables.all.clone().into_iter().map(|(key, value)| v1::KeyValue { key, value }).collect(),
         labels,
-        annotations: annotations.map(|(key, value)| (key.to_string(), value)).into(),
+        annotations: own_annotations.chain(launch.devices.annotations.clone()).collect(),
         log_path: format!("{}/{}.log", container.name, launch.attempt),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -73,6 +74,7 @@ pub async fn configuration(
             resources: Some(resources(&limits(container), Some(oom_score(pod, container, Memory::read().total)))),
             security_context: Some(security(&node.config.seccomp_dir(), &context, &own, image, namespaces)?),
         }),
+        cdi_devices: launch.devices.cdi.iter().map(|name| v1::CdiDevice { name: name.clone() }).collect(),
     })
 }
 

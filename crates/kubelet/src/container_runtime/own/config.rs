@@ -11,7 +11,7 @@ use runtime::rootfs;
 use runtime::selinux::Labels;
 use runtime::spec::ContainerConfig;
 
-use super::Shim;
+use super::{Shim, cdi};
 use crate::config::Config;
 use crate::container_runtime::launch::{
     Launch, StartError, config_error, devices, expanded, mounts, seccomp_path, selinux_options, sysctls,
@@ -306,7 +306,7 @@ async fn container_config(
     let (confined, profile) =
         if privileged { (false, None) } else { confined(&folder, config.seccomp_default, &pod_context, &own)? };
     let app_armor = app_armor(&pod_context, &own).await?;
-    Ok(ContainerConfig {
+    let mut made = ContainerConfig {
         args,
         cwd,
         uid: user.uid,
@@ -334,8 +334,11 @@ async fn container_config(
         host_ipc: spec.host_ipc.unwrap_or(false),
         host_network: sandbox.host_network,
         cgroup: format!("{}/{}", cgroup(config, pod), launch.id),
+        hooks: Vec::new(),
         env: variables.into_iter().collect(),
-    })
+    };
+    cdi::inject(&mut made, launch.devices, &config.cdi_spec_dirs)?;
+    Ok(made)
 }
 
 #[cfg(test)]

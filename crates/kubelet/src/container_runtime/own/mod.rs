@@ -1,5 +1,6 @@
 //! Shims of our own: namespaces as files, root file systems on overlays, one shim for each pod.
 
+mod cdi;
 mod config;
 mod output;
 mod streams;

@@ -14,6 +14,7 @@ use super::{
     forbidden_sysctl, under_pressure, unsupported,
 };
 use crate::config::Config;
+use crate::devices::DeviceManager;
 use crate::machine::{MachineInfo, allocatable};
 use crate::pod::workers::Workers;
 use crate::spec::is_static;
@@ -29,12 +30,13 @@ pub struct PodAdmission {
     events: Recorder,
     pressures: watch::Receiver<Pressures>,
     workers: Arc<Workers>,
+    devices: Arc<DeviceManager>,
     /// What the pods here have of the node.
     pub admitted: Admitted,
 }
 
 impl PodAdmission {
-    /// `nodes` has the own Node; victims of preemption are evicted by `workers`.
+    /// `nodes` has the own Node; victims of preemption are evicted by `workers`; `devices` gives pods those that they ask for.
     pub fn new(
         config: Arc<Config>,
         client: Client,
@@ -42,8 +44,9 @@ impl PodAdmission {
         events: Recorder,
         pressures: watch::Receiver<Pressures>,
         workers: Arc<Workers>,
+        devices: Arc<DeviceManager>,
     ) -> Self {
-        PodAdmission { config, client, nodes, events, pressures, workers, admitted: Admitted::default() }
+        PodAdmission { config, client, nodes, events, pressures, workers, devices, admitted: Admitted::default() }
     }
 
     /// Takes a pod in that is new here, or says why not. A critical pod that lacks room gets that of others, and waits for their end.
@@ -65,14 +68,33 @@ impl PodAdmission {
         if let Some(rejection) = under_pressure(pod, &own, &conditions) {
             return Err(rejection);
         }
+        if let Err(error) = self.devices.allocate(uid, pod).await {
+            let message = format!("Allocate failed due to {error}, which is unexpected");
+            return Err(Rejection::new("UnexpectedAdmissionError", message));
+        }
+        let admitted = self.admit_beside_others(uid, pod, &own).await;
+        if admitted.is_err() {
+            self.devices.release(uid);
+        }
+        admitted
+    }
+
+    /// The pod has ended: others may have what it had of the node, also its devices.
+    pub fn release(&self, uid: &str) {
+        self.admitted.release(uid);
+        self.devices.release(uid);
+    }
+
+    /// Takes a pod in if it can be here beside the others.
+    async fn admit_beside_others(&self, uid: &str, pod: &Pod, own: &PodResources) -> Result<(), Rejection> {
         let mut node = self.nodes.get(&informer::Key::new("", &self.config.node_name));
-        let mut decision = self.admitted.try_admit(uid, pod, &own, &self.allocatable(node.as_deref()), node.as_deref());
+        let mut decision = self.admitted.try_admit(uid, pod, own, &self.allocatable(node.as_deref()), node.as_deref());
         // They may have come or gone a moment ago, as the scheduler has seen already.
         if matches!(&decision, Decision::Reject(found) if found.iter().all(PredicateFailure::may_be_outdated)) {
             let nodes: Api<Node> = Api::all(self.client.clone());
             if let Ok(Ok(fresh)) = tokio::time::timeout(NODE_TIMEOUT, nodes.get(&self.config.node_name)).await {
                 node = Some(fresh.into());
-                decision = self.admitted.try_admit(uid, pod, &own, &self.allocatable(node.as_deref()), node.as_deref());
+                decision = self.admitted.try_admit(uid, pod, own, &self.allocatable(node.as_deref()), node.as_deref());
             }
         }
         match decision {
@@ -98,7 +120,9 @@ impl PodAdmission {
         let told = node.and_then(|node| node.status.as_ref()).and_then(|status| status.allocatable.as_ref());
         if let Some(told) = told.filter(|told| told.contains_key("pods")) {
             let amounts = told.iter().filter_map(|(name, amount)| Some((name.clone(), amount.0.parse().ok()?)));
-            return amounts.collect();
+            let mut amounts: Amounts = amounts.collect();
+            self.devices.raise_to_allocated(&mut amounts);
+            return amounts;
         }
         let (_, own) = allocatable::amounts(&self.config, &MachineInfo::gather(&self.config.data_dir));
         let amounts = own.as_object().into_iter().flatten();

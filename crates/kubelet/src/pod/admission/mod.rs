@@ -14,6 +14,7 @@ use placement::HostPort;
 use tokio::sync::watch;
 
 use crate::config::AllowedSysctls;
+use crate::spec::resources::is_extended;
 
 pub use handler::PodAdmission;
 pub use preemption::MESSAGE as PREEMPTED;
@@ -144,11 +145,6 @@ impl PredicateFailure {
     }
 }
 
-/// An extended resource. What no node offers may be of the whole cluster, and isn't asked of the node.
-fn is_extended(resource: &str) -> bool {
-    resource.contains('/') && !resource.contains("kubernetes.io/") && !resource.starts_with("requests.")
-}
-
 /// What a pod lacks beside the others, in upstream's order.
 fn shortages<'a>(
     own: &PodResources,
@@ -159,6 +155,7 @@ fn shortages<'a>(
     let rest = own.requests.keys().map(String::as_str).filter(|name| !first.contains(name));
     let lacks = |resource: &str| {
         let capacity = match allocatable.get(resource) {
+            // What no node offers may be of the whole cluster, and isn't asked of the node.
             None if is_extended(resource) => return None,
             capacity => capacity.copied().unwrap_or_default(),
         };

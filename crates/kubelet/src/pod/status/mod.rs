@@ -20,6 +20,16 @@ use containers::{Role, View};
 use phase::api_phase;
 pub use phase::{is_over, may_restart, restarts, was_over};
 
+/// Says of each container how the devices are that it has (KEP-4680).
+pub fn set_devices(status: &mut Value, devices: impl Fn(&str) -> Vec<Value>) {
+    for container in status["containerStatuses"].as_array_mut().into_iter().flatten() {
+        let devices = devices(container["name"].as_str().unwrap_or_default());
+        if !devices.is_empty() {
+            container["allocatedResourcesStatus"] = devices.into();
+        }
+    }
+}
+
 /// The status of `pod`, whose containers `runtime` runs. Times of conditions that didn't change are kept.
 pub fn compute(pod: &Pod, saved: &PodCheckpoint, config: &Config, runtime: &str) -> Value {
     let spec = pod.spec.clone().unwrap_or_default();

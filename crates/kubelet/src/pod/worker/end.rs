@@ -249,7 +249,7 @@ impl Worker {
         }
         self.saved.ended = true;
         // Before the API knows that it is over, and the scheduler gives away what the pod had.
-        self.context.admission.admitted.release(&self.uid);
+        self.context.admission.release(&self.uid);
         while self.publish().await.is_err() && wanted.borrow().is_some() {
             tokio::time::sleep(RETRY_AFTER).await;
         }

@@ -95,7 +95,7 @@ pub async fn run(context: Arc<Context>, pod: Arc<Pod>, mut wanted: watch::Receiv
             // Deleted by force: whatever still runs is killed.
             worker.end_all(Duration::ZERO, &mut wanted).await;
             worker.remove(false).await;
-            worker.context.admission.admitted.release(&worker.uid);
+            worker.context.admission.release(&worker.uid);
             return;
         };
         worker.update_pod(pod);
@@ -244,7 +244,7 @@ impl Worker {
         self.saved.finished = true;
         self.save();
         // Before the API knows it, and the scheduler gives away what the pod had.
-        self.context.admission.admitted.release(&self.uid);
+        self.context.admission.release(&self.uid);
     }
 
     /// Starts the containers that are due, one by one, as a deletion needn't wait for the rest; returns when the next is, or `wake`.

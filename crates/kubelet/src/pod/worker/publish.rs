@@ -19,8 +19,9 @@ impl Worker {
         if status::was_over(&self.pod, &self.saved) {
             return Ok(());
         }
-        let status =
+        let mut status =
             status::compute(&self.pod, &self.saved, &self.context.config, &self.context.runtime.version().name);
+        status::set_devices(&mut status, |container| self.context.devices.status(&self.uid, container));
         let Some(uid) = self.uid_in_api() else { return Ok(()) };
         let news = (uid, status);
         if self.published.as_ref() == Some(&news) {

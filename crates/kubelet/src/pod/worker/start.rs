@@ -16,7 +16,8 @@ use super::end::own_grace;
 use crate::container_runtime::PodContainers;
 use crate::container_runtime::launch::config_error;
 use crate::container_runtime::launch::{Launch, StartError, new_id};
-use crate::environment;
+use crate::devices::ContainerDevices;
+use crate::environment::{self, ContainerVariables};
 use crate::events::ContainerEvents as _;
 use crate::pod::workers::Wanted;
 use crate::pod::{probes, status};
@@ -205,19 +206,18 @@ impl Worker {
             Ok(target) => target,
             Err(error) => return Continue(Err(error)),
         };
-        let (context, pod, no_volumes) = (self.context.clone(), self.pod.clone(), BTreeMap::new());
+        let (pod, no_volumes) = (self.pod.clone(), BTreeMap::new());
         let volumes = self.volumes.as_ref().unwrap_or(&no_volumes);
         let sandbox = self.saved.sandbox.clone().unwrap_or_default();
         let mut interrupted = pin!(self.interruption(wanted, LAUNCH_TIMEOUT));
-        let image_env = &image.defaults.env;
-        let request = environment::Request { pod: &pod, container, image: image_env, ips: &sandbox.ips, volumes };
-        let variables = tokio::select! {
-            variables = context.environment.variables(request) => variables,
+        let given = self.devices_and_variables(container, image);
+        let given = tokio::select! {
+            given = given => given,
             () = &mut interrupted => return Break(()),
         };
-        let variables = match variables {
-            Ok(variables) => variables,
-            Err(error) => return Continue(Err(config_error(error.to_string()))),
+        let (devices, variables) = match given {
+            Ok(given) => given,
+            Err(error) => return Continue(Err(error)),
         };
         let proposed = run.id.clone();
         let launch = Launch {
@@ -231,6 +231,7 @@ impl Worker {
             attempt: run.attempt,
             variables: &variables,
             target: target.as_deref(),
+            devices: &devices,
         };
         // What was half done is removed with the pod: its id is on disk.
         let created = tokio::select! {
@@ -251,6 +252,29 @@ impl Worker {
             started = containers.start(&launch, &run.id) => Continue(started),
             () = &mut interrupted => Break(()),
         }
+    }
+
+    /// What the container is given for its devices, of which some may want to be prepared for each start, and its variables.
+    async fn devices_and_variables(
+        &self,
+        container: &Container,
+        image: &Image,
+    ) -> Result<(ContainerDevices, ContainerVariables), StartError> {
+        let devices = self.context.devices.before_start(&self.uid, container).await;
+        let devices = devices.map_err(|error| config_error(error.to_string()))?;
+        // What the spec says goes before what a device wants, and that before what the image says.
+        let of_devices = devices.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let image_env: Vec<String> = image.defaults.env.iter().cloned().chain(of_devices).collect();
+        let no_volumes = BTreeMap::new();
+        let request = environment::Request {
+            pod: &self.pod,
+            container,
+            image: &image_env,
+            ips: self.saved.sandbox.as_ref().map_or(&[], |sandbox| &sandbox.ips),
+            volumes: self.volumes.as_ref().unwrap_or(&no_volumes),
+        };
+        let variables = self.context.environment.variables(request).await;
+        Ok((devices, variables.map_err(|error| config_error(error.to_string()))?))
     }
 
     /// Says why a container isn't started, and when it is tried again.

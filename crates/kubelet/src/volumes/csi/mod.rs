@@ -28,7 +28,7 @@ use super::VolumeError;
 use crate::config::Config;
 
 pub use records::in_use;
-pub use registry::run;
+pub use registry::create_csi_node;
 pub use source::Source;
 
 /// What a driver says it can.
@@ -79,7 +79,7 @@ pub struct Csi {
 }
 
 impl Csi {
-    /// Without drivers at first; [`run`] finds them.
+    /// Without drivers at first; they come as plugins of the node.
     pub fn new(config: Arc<Config>, client: Client, informers: Informers, events: Recorder) -> Self {
         Csi { config, client, informers, events, drivers: Drivers::default() }
     }

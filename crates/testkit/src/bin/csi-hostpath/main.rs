@@ -13,10 +13,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use csi::registration::registration_server::{Registration, RegistrationServer};
-use csi::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use csi::v1::node_server::NodeServer;
 use kube::Client;
+use plugins::registration::registration_server::{Registration, RegistrationServer};
+use plugins::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
@@ -84,7 +84,7 @@ impl Driver {
 impl Registration for Driver {
     async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
         Ok(Response::new(PluginInfo {
-            r#type: csi::PLUGIN_TYPE.into(),
+            r#type: plugins::CSI_PLUGIN.into(),
             name: self.name.clone(),
             endpoint: self.endpoint.clone(),
             supported_versions: vec!["1.0.0".into()],

@@ -1,0 +1,8 @@
+//! Makes Rust of the messages in `proto`, without a compiler that would have to be installed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(["registration.proto", "deviceplugin.proto", "podresources.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(files)?;
+    Ok(())
+}
