@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use informer::{Keyed as _, Pod};
 use k8s_openapi::api::core::v1::Node;
+use scheduler::devices::PodDevices;
 use scheduler::filters::PodVolumes;
 use scheduler::plan::{Outcome, schedule_pod};
 use scheduler::pod::PodInfo;
@@ -48,9 +49,17 @@ fn rate(nodes: usize, spread: bool) -> anyhow::Result<f64> {
     let begun = Instant::now();
     for pod in pods {
         let (key, info) = (pod.key(), Arc::new(PodInfo::read(pod)));
-        match schedule_pod(&key, &info, &mut snapshot, &PodVolumes::default(), &Profile::default()) {
+        match schedule_pod(
+            &key,
+            &info,
+            &mut snapshot,
+            &PodVolumes::default(),
+            &mut PodDevices::default(),
+            &Profile::default(),
+        ) {
             Outcome::Node(node) => snapshot.assume(key, info, &node),
             Outcome::Unschedulable(why) => anyhow::bail!("{}", why.message()),
+            Outcome::Failed(why) => anyhow::bail!("{why}"),
         }
     }
     Ok(PODS as f64 / begun.elapsed().as_secs_f64())

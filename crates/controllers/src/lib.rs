@@ -84,6 +84,8 @@ const LOOPS: &[Loop] = &[
     always(MANAGER, nodes::pod_gc::start),
     always(MANAGER, cluster::token_cleaner::start),
     always("ephemeral_volume", storage::ephemeral::start),
+    always("resource_claim", nodes::resource_claims::start),
+    always("device-taint-eviction", nodes::device_taints::start),
     Loop { component: "ingress-controller", start: network::ingress::start, is_wanted: |config| config.ingress },
     Loop { component: "gateway-controller", start: network::gateway::start, is_wanted: |config| config.ingress },
     Loop {

@@ -5,6 +5,7 @@
 mod apply;
 mod batch;
 mod chaos;
+mod claims;
 mod clients;
 mod crash;
 mod custom;

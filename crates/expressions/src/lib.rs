@@ -13,6 +13,7 @@ pub mod admission;
 mod budget;
 mod check;
 mod depth;
+pub mod device;
 mod library;
 mod lower;
 mod macros;

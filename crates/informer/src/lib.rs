@@ -24,6 +24,7 @@ pub mod pod;
 pub mod quarantine;
 mod queue;
 mod reflector;
+mod resource_claims;
 mod sync_loop;
 
 pub use cache::{Change, Informer, Informers, Keyed, Synced};
@@ -36,6 +37,7 @@ pub use pod::Pod;
 pub use quarantine::Quarantine;
 pub use queue::{Key, Queue};
 pub use reflector::Selection;
+pub use resource_claims::{ClaimName, is_made_for, is_reserved_for, resource_claims};
 pub use sync_loop::{Cause, SyncLoop, Trigger};
 
 /// Waits for the caches of several informers.

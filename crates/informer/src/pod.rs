@@ -13,8 +13,8 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, ContainerPort, EphemeralVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodSchedulingGate,
-    Toleration, TopologySpreadConstraint,
+    Affinity, ContainerPort, EphemeralVolumeSource, PersistentVolumeClaimVolumeSource, PodIP, PodResourceClaim,
+    PodResourceClaimStatus, PodSchedulingGate, Toleration, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -91,6 +91,7 @@ pub struct Template {
     pub scheduling_gates: Option<Vec<PodSchedulingGate>>,
     pub overhead: Option<BTreeMap<String, Quantity>>,
     pub resources: Option<Resources>,
+    pub resource_claims: Option<Vec<PodResourceClaim>>,
 }
 
 impl From<Template> for PodSpec {
@@ -146,6 +147,7 @@ pub struct PodStatus {
     pub nominated_node_name: Option<String>,
     pub container_statuses: Option<Vec<ContainerStatus>>,
     pub init_container_statuses: Option<Vec<ContainerStatus>>,
+    pub resource_claim_statuses: Option<Vec<PodResourceClaimStatus>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -58,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use container_runtime::cri::{CriImages, CriRuntime};
 use container_runtime::own::Shims;
 use container_runtime::{ContainerRuntime, ImageService, NodeHandles, user_namespaces};
+use devices::claims::ClaimManager;
 use devices::pod_resources::{self, ActivePods};
 use devices::{DeviceManager, registration};
 use environment::Environment;
@@ -176,6 +177,7 @@ struct Common {
     runtime: Arc<dyn ContainerRuntime>,
     images: Arc<dyn ImageService>,
     devices: Arc<DeviceManager>,
+    claims: Arc<ClaimManager>,
 }
 
 /// What the pods' room alone is composed with.
@@ -213,6 +215,7 @@ impl Common {
             images,
             volumes: Arc::new(volumes),
             devices: self.devices.clone(),
+            claims: self.claims.clone(),
             environment: Environment::new(config.clone(), client.clone(), self.informers.of::<Service>()),
             user_namespaces: parts.user_namespaces,
             local: parts.local,
@@ -228,7 +231,7 @@ impl Common {
     /// Starts what plugins of the node register with, and what tells of their devices.
     fn start_plugins(&self, csi: Arc<Csi>, pods: &Arc<PodManager>) {
         let (config, devices) = (self.config.clone(), self.devices.clone());
-        let handlers: Vec<Arc<dyn PluginHandler>> = vec![csi.clone(), devices.clone()];
+        let handlers: Vec<Arc<dyn PluginHandler>> = vec![csi.clone(), devices.clone(), self.claims.clone()];
         tasks::until_done("plugins", move || {
             let (config, csi, handlers) = (config.clone(), csi.clone(), handlers.clone());
             async move {
@@ -238,9 +241,18 @@ impl Common {
         });
         let registered = devices.clone();
         tasks::supervise("device-plugins", move || registration::run(registered.clone()));
-        let (socket, pods) = (self.config.pod_resources_socket(), pods.clone());
-        let active: ActivePods = Arc::new(move || pods.active());
-        tasks::supervise("pod-resources", move || pod_resources::run(socket.clone(), devices.clone(), active.clone()));
+        let (socket, all, claims) = (self.config.pod_resources_socket(), pods.clone(), self.claims.clone());
+        let active: ActivePods = Arc::new(move || all.active());
+        tasks::supervise("pod-resources", move || {
+            pod_resources::run(socket.clone(), devices.clone(), claims.clone(), active.clone())
+        });
+        let claims = self.claims.clone();
+        tasks::until_done("wipe-stale-slices", move || claims.clone().wipe_stale());
+        let (claims, pods) = (self.claims.clone(), pods.clone());
+        tasks::supervise("unprepare-claims", move || {
+            let pods = pods.clone();
+            claims.clone().reconcile(move |uid| pods.has(uid))
+        });
     }
 
     /// Starts what reports the node and what evicts its pods.
@@ -290,7 +302,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) {
     enforce_allocatable(&config);
     let events = Recorder::new(client.clone(), "kubelet", &config.node_name);
     let devices = DeviceManager::restored(&config);
-    let common = Common { config, client, informers: parts.informers, events, runtime, images, devices };
+    let claims = ClaimManager::restored(&config, client.clone());
+    let common = Common { config, client, informers: parts.informers, events, runtime, images, devices, claims };
     let (pressures, seen) = watch::channel(Pressures::default());
     let (local, quarantine) = (parts.local, parts.quarantine);
     let pods = common.start_pods(PodParts { user_namespaces, local, quarantine, pressures: seen }).await;

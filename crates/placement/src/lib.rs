@@ -5,9 +5,11 @@
 
 #![warn(missing_docs, clippy::missing_errors_doc)]
 
+mod device_taints;
 mod ports;
 mod volumes;
 
+pub use device_taints::{rule_taints, tolerates_device};
 pub use ports::{HostPort, host_ports_conflict};
 pub use volumes::{storage_amount, volume_fits, volume_rank, volume_satisfies};
 

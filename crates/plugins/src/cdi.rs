@@ -123,6 +123,11 @@ fn parse_name(name: &str) -> Option<(&str, &str)> {
     (is_kind(kind) && is_device_name(device)).then_some((kind, device))
 }
 
+/// Whether this is the name of a device.
+pub fn is_name(name: &str) -> bool {
+    parse_name(name).is_some()
+}
+
 fn is_kind(kind: &str) -> bool {
     let is = |text: &str, more: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())

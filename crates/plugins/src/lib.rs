@@ -1,5 +1,5 @@
 //! What a kubelet and the plugins of its node say to each other, all by gRPC on sockets of the machine: [`registration`] of plugins,
-//! [`deviceplugin`], and [`podresources`] for those who look on; and [`cdi`], the files by which vendors say what a device is made of.
+//! [`deviceplugin`] and [`dra`], and [`podresources`] for those who look on; and [`cdi`], the files by which vendors say what a device is made of.
 
 #![warn(missing_docs)]
 
@@ -33,10 +33,21 @@ pub mod podresources {
     tonic::include_proto!("v1");
 }
 
+/// The generated messages by which drivers prepare devices of claims (`k8s.io/kubelet/pkg/apis/dra/v1`).
+pub mod dra {
+    #![allow(clippy::all, clippy::pedantic, missing_docs)]
+    tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
+    /// The service, as drivers name it among the versions that they speak (upstream's `DRAPluginService`).
+    pub const SERVICE: &str = "v1.DRAPlugin";
+}
+
 /// The `type` of storage drivers in [`registration::PluginInfo`] (upstream's `registerapi.CSIPlugin`).
 pub const CSI_PLUGIN: &str = "CSIPlugin";
 /// The `type` of device plugins in [`registration::PluginInfo`] (upstream's `registerapi.DevicePlugin`).
 pub const DEVICE_PLUGIN: &str = "DevicePlugin";
+
+/// The `type` of drivers of claims' devices in [`registration::PluginInfo`] (upstream's `registerapi.DRAPlugin`).
+pub const DRA_PLUGIN: &str = "DRAPlugin";
 
 /// A channel to a plugin's socket. It connects at the first call, and again whenever the connection is lost.
 pub fn connect(socket: &Path) -> Channel {

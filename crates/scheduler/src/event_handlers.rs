@@ -53,6 +53,14 @@ impl Scheduler {
         self.capacities.on_change(move |_| wake.wake());
         let wake = waiting.clone();
         self.drivers.on_change(move |_| wake.wake());
+        let wake = waiting.clone();
+        self.resource_claims.on_change(move |_| wake.wake());
+        let wake = waiting.clone();
+        self.slices.on_change(move |_| wake.wake());
+        let wake = waiting.clone();
+        self.device_classes.on_change(move |_| wake.wake());
+        let wake = waiting.clone();
+        self.taint_rules.on_change(move |_| wake.wake());
     }
 
     fn handle_nodes(&self, informers: &Informers, waiting: &Waiting) {

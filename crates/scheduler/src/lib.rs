@@ -6,6 +6,7 @@
 
 #![warn(missing_docs, clippy::missing_errors_doc)]
 
+pub mod devices;
 mod event_handlers;
 pub mod filters;
 mod node_predicates;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use informer::{Informers, Key, Pod, Queue, Recorder};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceTaintRule, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::Client;
 use parking_lot::Mutex;
@@ -59,6 +61,11 @@ struct Scheduler {
     driver_kinds: informer::Informer<CSIDriver>,
     capacities: informer::Informer<CSIStorageCapacity>,
     budgets: informer::Informer<PodDisruptionBudget>,
+    resource_claims: informer::Informer<ResourceClaim>,
+    slices: informer::Informer<ResourceSlice>,
+    device_classes: informer::Informer<DeviceClass>,
+    taint_rules: informer::Informer<DeviceTaintRule>,
+    devices: Arc<devices::binding::Shared>,
 }
 
 /// Starts the scheduler. It ends with the process.
@@ -79,6 +86,11 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
         driver_kinds: informers.of(),
         capacities: informers.of(),
         budgets: informers.of(),
+        resource_claims: informers.of(),
+        slices: informers.of(),
+        device_classes: informers.of(),
+        taint_rules: informers.of(),
+        devices: Arc::default(),
     };
     let nodes = informers.of::<Node>();
     let queue = Queue::of(&scheduler.pods, Recorder::new(client.clone(), profile::DEFAULT_SCHEDULER_NAME, ""));
@@ -96,7 +108,11 @@ pub fn start(profiles: &Profiles, informers: &Informers) {
                 scheduler.classes,
                 scheduler.drivers,
                 scheduler.driver_kinds,
-                scheduler.capacities
+                scheduler.capacities,
+                scheduler.resource_claims,
+                scheduler.slices,
+                scheduler.device_classes,
+                scheduler.taint_rules,
             );
             // Parked before it is scheduled, so that a change meanwhile isn't missed.
             waiting.park(key.clone());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::devices::PodDevices;
 use crate::filters::{PodVolumes, Rejection, rejection};
 use crate::pod::PodInfo;
 use crate::profile::Profile;
@@ -17,6 +18,8 @@ pub enum Outcome {
     Node(String),
     /// No node fits.
     Unschedulable(FitError),
+    /// Something is wrong with the pod's claims, whichever the node is.
+    Failed(String),
 }
 
 /// Why no node fits a pod, by node (upstream's `FitError`).
@@ -75,6 +78,7 @@ pub fn schedule_pod(
     pod: &PodInfo,
     snapshot: &mut Snapshot,
     volumes: &PodVolumes,
+    devices: &mut PodDevices,
     profile: &Profile,
 ) -> Outcome {
     let topology = Topology::of(pod, snapshot);
@@ -90,7 +94,11 @@ pub fn schedule_pod(
         };
         let found = rejection(pod, state, volumes, &topology)
             .or_else(unwanted)
-            .or_else(|| fits_with_nominated_pods(key, pod, snapshot, state, volumes, &topology));
+            .or_else(|| fits_with_nominated_pods(key, pod, snapshot, state, volumes, &topology))
+            .or_else(|| devices.rejection(state.node.as_deref()?));
+        if let Some(failure) = devices.failure() {
+            return Outcome::Failed(failure.into());
+        }
         match found {
             Some(found) => {
                 fit_error.rejections.insert(state.name.clone(), found);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use informer::Key;
 use k8s_openapi::jiff::Timestamp;
 
+use crate::devices::PodDevices;
 use crate::filters::{PodVolumes, rejection};
 use crate::plan::{FitError, PREEMPTION_NOT_HELPFUL, fit_error_message};
 use crate::pod::PodInfo;
@@ -71,6 +72,7 @@ pub fn find_candidate(
     pod: &PodInfo,
     snapshot: &Snapshot,
     volumes: &PodVolumes,
+    devices: &mut PodDevices,
     fit_error: &FitError,
     budgets: &impl DisruptionBudgets,
 ) -> Result<Preemption, String> {
@@ -83,6 +85,11 @@ pub fn find_candidate(
         let Some(found) = fit_error.rejections.get(&state.name) else { continue };
         if !found.resolvable {
             reasons.push(PREEMPTION_NOT_HELPFUL);
+            continue;
+        }
+        // Victims that end give no devices back in time.
+        if state.node.as_deref().is_some_and(|node| devices.rejection(node).is_some()) {
+            reasons.push("No preemption victims found for incoming pod");
             continue;
         }
         match select_victims_on_node(pod, state, snapshot, volumes, &topology, budgets) {

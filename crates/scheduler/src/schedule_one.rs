@@ -11,6 +11,8 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
+use crate::devices::PodDevices;
+use crate::devices::binding::{BindingError, ClaimsError};
 use crate::filters::{PodVolumes, WaitingClaim};
 use crate::plan::{self, FitError, Outcome};
 use crate::pod::PodInfo;
@@ -99,13 +101,24 @@ impl Scheduler {
                 return Ok((false, Some(UNSCHEDULABLE_RETRY_PERIOD)));
             }
         };
+        let mut devices = match self.devices_of(&pod) {
+            Ok(devices) => devices,
+            Err(error) => {
+                self.record_claims_error(&pod, error).await?;
+                return Ok((false, Some(UNSCHEDULABLE_RETRY_PERIOD)));
+            }
+        };
         let info = Arc::new(PodInfo::read(pod.clone()));
         let Some((profile, _)) = self.profiles.get(scheduler_name(&pod)) else { return Ok((true, None)) };
-        let outcome = plan::schedule_pod(key, &info, &mut self.snapshot.lock(), &volumes, profile);
+        let outcome = plan::schedule_pod(key, &info, &mut self.snapshot.lock(), &volumes, &mut devices, profile);
         let node = match outcome {
             Outcome::Node(node) => node,
             Outcome::Unschedulable(fit_error) => {
-                self.handle_failure(key, &info, &volumes, &fit_error).await?;
+                self.handle_failure(key, &info, &volumes, &mut devices, &fit_error).await?;
+                return Ok((false, Some(UNSCHEDULABLE_RETRY_PERIOD)));
+            }
+            Outcome::Failed(why) => {
+                self.record_claims_error(&pod, ClaimsError::Failed(why)).await?;
                 return Ok((false, Some(UNSCHEDULABLE_RETRY_PERIOD)));
             }
         };
@@ -116,15 +129,42 @@ impl Scheduler {
             return Ok((false, Some(PROVISIONING_RETRY_PERIOD)));
         }
         self.snapshot.lock().assume(key.clone(), info, &node);
+        self.start_binding(pod, devices, node);
+        // If the binding fails, the pod is retried.
+        Ok((true, Some(BINDING_RETRY_PERIOD)))
+    }
+
+    /// Gives a pod its devices, and then its node, in the background.
+    fn start_binding(&self, pod: Arc<Pod>, mut devices: PodDevices, node: String) {
+        let reservations = devices.allocations(&node);
+        self.reserve_devices(&reservations);
         let this = self.clone();
         tasks::spawn("binding", async move {
-            if let Err(error) = this.bind(&pod, &node).await {
+            let bound = match this.bind_claims(&pod, &reservations).await {
+                Ok(()) => this.bind(&pod, &node).await.map_err(BindingError::Api),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = bound {
                 tracing::debug!(pod = %pod.key(), %error, "failed to bind a pod");
+                this.unreserve_devices(&pod, &reservations).await;
                 this.snapshot.lock().remove_pod(&pod.key());
             }
         });
-        // If the binding fails, the pod is retried.
-        Ok((true, Some(BINDING_RETRY_PERIOD)))
+    }
+
+    /// Says why a pod's claims keep it from all nodes.
+    async fn record_claims_error(&self, pod: &Pod, error: ClaimsError) -> Result<(), kube::Error> {
+        match error {
+            ClaimsError::Waiting => Ok(()),
+            ClaimsError::Unschedulable(why) => {
+                let why = plan::unresolvable_message(self.snapshot.lock().known(), &why);
+                self.record_unschedulable(pod, &why).await
+            }
+            ClaimsError::Failed(why) => {
+                let why = format!("running \"DynamicResources\" filter plugin: {why}");
+                self.record_failure(pod, "SchedulerError", &why).await
+            }
+        }
     }
 
     /// Tries to preempt pods of lower priority, and records why no node fits (upstream's `handleSchedulingFailure`).
@@ -133,10 +173,14 @@ impl Scheduler {
         key: &Key,
         info: &Arc<PodInfo>,
         volumes: &PodVolumes,
+        devices: &mut PodDevices,
         fit_error: &FitError,
     ) -> Result<(), kube::Error> {
         let mut reason = fit_error.message();
-        let found = preemption::find_candidate(info, &self.snapshot.lock(), volumes, fit_error, self);
+        if let Some(claim) = devices.to_deallocate(&info.pod.uid().unwrap_or_default()).cloned() {
+            self.deallocate(&claim).await?;
+        }
+        let found = preemption::find_candidate(info, &self.snapshot.lock(), volumes, devices, fit_error, self);
         match found {
             Ok(preemption) => self.preempt(key, info, &preemption).await?,
             Err(why) if fit_error.rejections.is_empty() => tracing::debug!(%why, "no node fits the pod"),
@@ -196,16 +240,20 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn record_unschedulable(&self, pod: &Pod, reason: &str) -> Result<(), kube::Error> {
+    async fn record_unschedulable(&self, pod: &Pod, message: &str) -> Result<(), kube::Error> {
+        self.record_failure(pod, "Unschedulable", message).await
+    }
+
+    async fn record_failure(&self, pod: &Pod, reason: &str, message: &str) -> Result<(), kube::Error> {
         let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
         let told = conditions.and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled"));
-        if told.is_some_and(|c| c.message.as_deref() == Some(reason)) {
+        if told.is_some_and(|c| c.message.as_deref() == Some(message)) {
             return Ok(());
         }
-        self.recorder_for(pod).warning(pod, "FailedScheduling", reason);
+        self.recorder_for(pod).warning(pod, "FailedScheduling", message);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "message": reason, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
+            "reason": reason, "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));
         ignore_not_found(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.map(|_| ()))
     }
 }

@@ -37,6 +37,11 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         matches!(a.verb, "create" | "patch" | "update")
     } else if [kinds::SECRETS, kinds::CONFIG_MAPS, kinds::PERSISTENT_VOLUME_CLAIMS].contains(&kind) {
         read && !a.name.is_empty() && refers(server, node, kind, a)
+    } else if kind == kinds::RESOURCE_CLAIMS {
+        a.verb == "get" && !a.name.is_empty() && uses_resource_claim(server, node, a)
+    } else if kind == kinds::RESOURCE_SLICES {
+        // It deletes what drivers offered that have left it.
+        a.verb == "list" || (matches!(a.verb, "get" | "delete") && is_slice_of(server, a, node))
     } else if kind == kinds::VOLUME_ATTACHMENTS {
         read && is_attached_to(server, a, node)
     } else if kind == kinds::PERSISTENT_VOLUMES {
@@ -111,6 +116,20 @@ fn is_attached_to(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
     let attachment = server.cache.of(kinds::VOLUME_ATTACHMENTS).get(a.name);
     // Of one that isn't there yet, its node may wait for it.
     !a.name.is_empty() && attachment.is_none_or(|v| v.parse().at(&["spec", "nodeName"]) == node)
+}
+
+/// Whether a pod of the node uses a claim of devices, its own or one that was made for it.
+fn uses_resource_claim(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bool {
+    let names = |pod: &Value, path: &[&str]| {
+        pod.array_at(path).iter().any(|entry| entry.str_at(&["resourceClaimName"]) == a.name)
+    };
+    let pods = pods_of(server, node, a);
+    pods.iter().any(|pod| names(pod, &["spec", "resourceClaims"]) || names(pod, &["status", "resourceClaimStatuses"]))
+}
+
+fn is_slice_of(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let slice = server.cache.of(kinds::RESOURCE_SLICES).get(a.name);
+    slice.is_some_and(|slice| slice.parse().str_at(&["spec", "nodeName"]) == node)
 }
 
 /// Whether a snapshot is a folder of this node.

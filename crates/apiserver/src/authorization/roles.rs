@@ -33,6 +33,7 @@ const VIEW: &[Rule] = &[
     (READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
     (READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
     (READ, "metrics.k8s.io", "pods nodes"),
+    (READ, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
 ];
 
 const EDIT: &[Rule] = &[
@@ -57,6 +58,7 @@ const EDIT: &[Rule] = &[
     (WRITE, "batch", "cronjobs jobs"),
     (WRITE, "policy", "poddisruptionbudgets"),
     (WRITE, "networking.k8s.io", "ingresses networkpolicies"),
+    (WRITE, "resource.k8s.io", "resourceclaims resourceclaimtemplates"),
     ("create delete deletecollection get list patch update watch", "coordination.k8s.io", "leases"),
 ];
 
@@ -75,6 +77,8 @@ const SCHEDULER: &[Rule] = &[
     (READ, "apps", "replicasets statefulsets"),
     (READ, "policy", "poddisruptionbudgets"),
     (READ, "storage.k8s.io", "storageclasses csinodes csidrivers csistoragecapacities volumeattachments"),
+    (READ, "resource.k8s.io", "deviceclasses resourceslices devicetaintrules"),
+    ("get list watch update patch", "resource.k8s.io", "resourceclaims resourceclaims/status"),
 ];
 
 const BOOTSTRAPPER: &[Rule] = &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")];

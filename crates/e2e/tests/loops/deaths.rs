@@ -6,6 +6,7 @@
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
+use crate::claims;
 use crate::cluster::{Cluster, condition, image, is_ready, names};
 
 /// Does what `user` does, and lets short-lived controllers work until `done`.
@@ -231,6 +232,38 @@ async fn volumes_are_made_once_and_namespaces_go_whole() {
         async |cluster| {
             let left: Vec<Value> = cluster.list("/api/v1/persistentvolumeclaims").await;
             assert!(left.is_empty());
+        },
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_are_given_once_and_given_back() {
+    const CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let is_there = |pods: &[Value], name: &str| pods.iter().any(|pod| pod["metadata"]["name"] == name && is_ready(pod));
+    at_every_step(
+        async |cluster: std::sync::Arc<Cluster>| {
+            cluster.create(claims::DEVICES).await;
+            cluster.create(&claims::pod("a")).await;
+            cluster.create(&claims::pod("b")).await;
+            cluster.until(&format!("{PODS}/a"), is_ready).await;
+            cluster.delete(&format!("{PODS}/a"), json!({})).await;
+            cluster.create(&claims::pod("c")).await;
+        },
+        async |cluster| {
+            let pods = cluster.list(PODS).await;
+            pods.len() == 2
+                && is_there(&pods, "b")
+                && is_there(&pods, "c")
+                && cluster.list(CLAIMS).await.iter().all(|claim| claim["metadata"]["deletionTimestamp"].is_null())
+                && cluster.list(CLAIMS).await.len() == 2
+        },
+        async |cluster| {
+            let given = claims::given(&cluster.list(CLAIMS).await);
+            let devices: std::collections::BTreeSet<&str> =
+                given.iter().filter_map(|text| Some(text.split_once(' ')?.1)).collect();
+            assert_eq!((given.len(), devices.len()), (2, 2), "{given:?}");
+            assert!(given[0].starts_with("b ") && given[1].starts_with("c "), "{given:?}");
         },
     )
     .await;

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests see a panic by themselves")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
 
+mod claims;
 mod cluster;
 mod credentials;
 mod daemons;

@@ -18,7 +18,9 @@ use crate::macros;
 
 pub use authorizer::{Attributes, Authorizer};
 pub(crate) use format::NAMES as FORMATS;
+pub(crate) use quantity::amount;
 pub use texts::regular;
+pub(crate) use versions::version;
 
 /// Whether a name is that of a type, which expressions may compare with.
 pub fn is_type(name: &str) -> bool {

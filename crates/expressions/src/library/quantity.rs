@@ -2,11 +2,17 @@
 
 use apimachinery::Quantity;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
+use cel::common::value::Val;
 use cel::{DeclarationError, Env, add_member_overload, add_overload};
 
 use super::function::{Outcome, failed, opaque};
 
 opaque!(Amount(Quantity), QUANTITY = "kubernetes.Quantity");
+
+/// An amount as a value of the language.
+pub(crate) fn amount(of: Quantity) -> Box<dyn Val> {
+    Box::new(Amount(of))
+}
 
 fn quantity(text: &CelString<'_>) -> Outcome<Amount> {
     text.inner().parse().map(Amount).or_else(|e| failed("quantity", e))

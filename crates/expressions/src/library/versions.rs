@@ -3,11 +3,17 @@
 use std::cmp::Ordering;
 
 use cel::common::types::{CelBool, CelInt, CelString};
+use cel::common::value::Val;
 use cel::{DeclarationError, Env, add_member_overload, add_overload};
 
 use super::function::{Outcome, failed, opaque};
 
 opaque!(Version(semver::Version), VERSION = "kubernetes.Semver");
+
+/// A version as a value of the language.
+pub(crate) fn version(text: &str) -> Result<Box<dyn Val>, String> {
+    semver::Version::parse(text).map(|version| Box::new(Version(version)) as Box<dyn Val>).map_err(|e| e.to_string())
+}
 
 fn semver(text: &CelString<'_>) -> Outcome<Version> {
     semver::Version::parse(text.inner()).map(Version).or_else(|e| failed("semver", e))

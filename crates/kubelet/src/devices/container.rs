@@ -47,6 +47,15 @@ impl ContainerDevices {
         }
         all
     }
+
+    /// Adds CDI devices, each once.
+    pub fn add_cdi(&mut self, names: Vec<String>) {
+        for name in names {
+            if !self.cdi.contains(&name) {
+                self.cdi.push(name);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //! - [`registration`]: the socket by which plugins make themselves known
 //! - [`inventory`]: which devices there are, and who has them; pure
 //! - [`checkpoint`]: the same on disk
+//! - [`claims`]: devices that claims give to pods, which is another way (dynamic resource allocation)
 //! - [`pod_resources`]: the same for programs of the node that look on (KEP-606)
 //!
 //! A container has its devices from its pod's admission to the pod's end. What a plugin says that takes is kept with them, so that a
 //! container is started again also while its plugin is away.
 
 mod checkpoint;
+pub mod claims;
 mod container;
 mod inventory;
 pub mod pod_resources;

@@ -18,6 +18,7 @@ use kube::ResourceExt as _;
 use tonic::{Request, Response, Status};
 
 use super::DeviceManager;
+use super::claims::ClaimManager;
 use crate::plugins::serve;
 use crate::spec::is_sidecar;
 
@@ -29,13 +30,14 @@ pub type ActivePods = Arc<dyn Fn() -> Vec<Arc<Pod>> + Send + Sync>;
 
 struct Lister {
     devices: Arc<DeviceManager>,
+    claims: Arc<ClaimManager>,
     pods: ActivePods,
 }
 
 /// Serves the socket, until the process ends.
-pub async fn run(socket: PathBuf, devices: Arc<DeviceManager>, pods: ActivePods) {
+pub async fn run(socket: PathBuf, devices: Arc<DeviceManager>, claims: Arc<ClaimManager>, pods: ActivePods) {
     loop {
-        let lister = Lister { devices: devices.clone(), pods: pods.clone() };
+        let lister = Lister { devices: devices.clone(), claims: claims.clone(), pods: pods.clone() };
         let error = serve(&socket, PodResourcesListerServer::new(lister)).await;
         tracing::warn!(%error, socket = %socket.display(), "failed to serve the pod resources API; retrying");
         tokio::time::sleep(RETRY_AFTER).await;
@@ -66,6 +68,7 @@ impl Lister {
             ContainerResources {
                 name: container.name.clone(),
                 devices: devices.collect(),
+                dynamic_resources: self.claims.dynamic_resources(pod, container),
                 ..ContainerResources::default()
             }
         });

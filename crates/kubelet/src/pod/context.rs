@@ -17,6 +17,7 @@ use super::workers::Workers;
 use crate::config::Config;
 use crate::container_runtime::{ContainerRuntime, user_namespaces};
 use crate::devices::DeviceManager;
+use crate::devices::claims::ClaimManager;
 use crate::environment::Environment;
 use crate::images::ImageManager;
 use crate::volumes::VolumeManager;
@@ -42,6 +43,8 @@ pub struct Handles {
     pub environment: Environment,
     /// Gives devices of the node.
     pub devices: Arc<DeviceManager>,
+    /// Has the devices of claims prepared.
+    pub claims: Arc<ClaimManager>,
     /// Ranges of user ids.
     pub user_namespaces: Arc<user_namespaces::Ranges>,
     /// The pods of this node with their addresses, for network policies and DNS, which must know them before the API does.
@@ -65,6 +68,7 @@ pub struct Context {
     pub(super) volumes: Arc<VolumeManager>,
     pub(super) environment: Environment,
     pub(super) devices: Arc<DeviceManager>,
+    pub(super) claims: Arc<ClaimManager>,
     pub(super) user_namespaces: Arc<user_namespaces::Ranges>,
     pub(super) local: LocalPods,
     pub(super) quarantine: Quarantine,
@@ -103,6 +107,7 @@ impl Context {
             volumes: handles.volumes,
             environment: handles.environment,
             devices: handles.devices,
+            claims: handles.claims,
             user_namespaces: handles.user_namespaces,
             local: handles.local,
             quarantine: handles.quarantine,

@@ -183,6 +183,11 @@ impl PodManager {
         pods
     }
 
+    /// Whether a pod is still handled here.
+    pub fn has(&self, uid: &str) -> bool {
+        self.context.workers.contains(uid)
+    }
+
     /// A volume that has grown is grown for the pods that have it, too.
     fn volume_changed(&self, change: &Change<PersistentVolume>) {
         let Change::Applied { old: Some(old), new } = change else { return };

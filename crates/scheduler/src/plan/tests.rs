@@ -80,11 +80,16 @@ fn placed(snapshot: &mut Snapshot, text: &str) -> String {
     placed_with(snapshot, text, &PodVolumes::default())
 }
 
+fn schedule(info: &PodInfo, snapshot: &mut Snapshot, volumes: &PodVolumes, profile: &Profile) -> Outcome {
+    schedule_pod(&info.pod.key(), info, snapshot, volumes, &mut PodDevices::default(), profile)
+}
+
 fn placed_with(snapshot: &mut Snapshot, text: &str, volumes: &PodVolumes) -> String {
     let (info, _) = pod(text);
-    match schedule_pod(&info.pod.key(), &info, snapshot, volumes, &Profile::default()) {
+    match schedule(&info, snapshot, volumes, &Profile::default()) {
         Outcome::Node(name) => name,
         Outcome::Unschedulable(fit_error) => fit_error.message(),
+        Outcome::Failed(why) => why,
     }
 }
 
@@ -284,8 +289,7 @@ fn the_more_nodes_the_fewer_are_looked_at() {
     for i in 0..60 {
         let (info, _) = pod(&format!("p{i} cpu=1"));
         let key = info.pod.key();
-        let Outcome::Node(node) = schedule_pod(&key, &info, &mut many, &PodVolumes::default(), &Profile::default())
-        else {
+        let Outcome::Node(node) = schedule(&info, &mut many, &PodVolumes::default(), &Profile::default()) else {
             panic!("there is room")
         };
         used.insert(node.clone());
@@ -315,9 +319,10 @@ fn requests_count_the_peak_of_init_containers_and_the_sum_of_sidecars() {
 fn profiles_pack_or_spread_and_images_draw() {
     let with = |profile: &Profile, nodes: &str, text: &str| {
         let (info, _) = pod(text);
-        match schedule_pod(&info.pod.key(), &info, &mut cluster(nodes), &PodVolumes::default(), profile) {
+        match schedule(&info, &mut cluster(nodes), &PodVolumes::default(), profile) {
             Outcome::Node(name) => name,
             Outcome::Unschedulable(fit_error) => fit_error.message(),
+            Outcome::Failed(why) => why,
         }
     };
     let nodes = "node a 4\nnode b 4\npod q on b cpu=2";
@@ -343,15 +348,9 @@ fn profiles_pack_or_spread_and_images_draw() {
         Some(serde_json::from_value(json!([{"names": ["big:latest"], "sizeBytes": 2_000_000_000_i64}])).unwrap());
     snapshot.put_node(Arc::new(holder));
     let (mut info, _) = pod("p cpu=100m");
-    assert_eq!(
-        schedule_pod(&info.pod.key(), &info, &mut snapshot, &PodVolumes::default(), &Profile::default()),
-        Outcome::Node("a".into())
-    );
+    assert_eq!(schedule(&info, &mut snapshot, &PodVolumes::default(), &Profile::default()), Outcome::Node("a".into()));
     info.images = vec!["big:latest".into()];
-    assert_eq!(
-        schedule_pod(&info.pod.key(), &info, &mut snapshot, &PodVolumes::default(), &Profile::default()),
-        Outcome::Node("b".into())
-    );
+    assert_eq!(schedule(&info, &mut snapshot, &PodVolumes::default(), &Profile::default()), Outcome::Node("b".into()));
 }
 
 #[test]

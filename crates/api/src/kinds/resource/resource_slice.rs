@@ -4,9 +4,9 @@ use apimachinery::ObjectExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::GROUP;
+use super::{GROUP, default_taint};
 use crate::columns::{AGE, NAME, Printer, age, name, text};
-use crate::defaults::spec;
+use crate::defaults::{items, spec};
 use crate::kinds::{Kind, Strategy};
 
 pub static KIND: Kind = Kind {
@@ -15,7 +15,8 @@ pub static KIND: Kind = Kind {
     strategy: Strategy {
         printer: Printer { columns: &[NAME, text("Node"), text("Driver"), text("Pool"), AGE], row },
         defaults: |object| {
-            spec(object);
+            let Some(spec) = spec(object) else { return };
+            items(spec, "devices").for_each(|device| items(device, "taints").for_each(default_taint));
         },
         ..Strategy::PLAIN
     },

@@ -6,6 +6,7 @@
 mod certificates;
 mod claim_resize;
 mod default_classes;
+mod device_admin_access;
 mod escalation;
 mod external_ips;
 mod limit_ranger;
@@ -91,6 +92,7 @@ pub fn validate(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object
     certificates::check(server, attributes, object)?;
     escalation::check(server, attributes, object)?;
     claim_resize::check(server, attributes, object)?;
+    device_admin_access::check(server, attributes, object)?;
     external_ips::check(server, attributes, object)?;
     priority::check(server, attributes, object)?;
     if server.config.plugins.contains(&Plugin::OwnerReferencesPermissionEnforcement) {

@@ -247,6 +247,7 @@ impl Worker {
         for (_, probes) in std::mem::take(&mut self.probes) {
             probes.abort();
         }
+        self.unprepare_claims(wanted).await;
         self.saved.ended = true;
         // Before the API knows that it is over, and the scheduler gives away what the pod had.
         self.context.admission.release(&self.uid);
@@ -301,6 +302,19 @@ impl Worker {
         self.containers = None;
         self.events = None;
         self.saved.sandbox = None;
+    }
+
+    /// Waits until the drivers of the pod's claims have taken their devices back: before that no other pod may have them. What is left of a pod
+    /// that is deleted by force is tried again later.
+    pub(super) async fn unprepare_claims(&self, wanted: &watch::Receiver<Wanted>) {
+        while let Err(error) = self.context.claims.unprepare(&self.uid).await {
+            let text = format!("Failed to unprepare dynamic resources: {error}");
+            self.context.events.warning(self.pod.as_ref(), "FailedUnprepareDynamicResources", text);
+            if wanted.borrow().is_none() {
+                return;
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
     }
 
     /// Waits until the CSI volumes of the pod are unpublished: before that no other pod may have them.

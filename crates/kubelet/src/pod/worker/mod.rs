@@ -94,6 +94,7 @@ pub async fn run(context: Arc<Context>, pod: Arc<Pod>, mut wanted: watch::Receiv
         let Some(pod) = current else {
             // Deleted by force: whatever still runs is killed.
             worker.end_all(Duration::ZERO, &mut wanted).await;
+            worker.unprepare_claims(&wanted).await;
             worker.remove(false).await;
             worker.context.admission.release(&worker.uid);
             return;
@@ -240,6 +241,7 @@ impl Worker {
         let is_under_pressure = self.saved.evicted.is_some() && !self.saved.preempted;
         let grace = if is_under_pressure { EVICTION_GRACE } else { end::own_grace(&self.pod) };
         self.end_all(grace, wanted).await;
+        self.unprepare_claims(wanted).await;
         self.remove(true).await;
         self.saved.finished = true;
         self.save();

@@ -28,6 +28,10 @@ impl Worker {
         };
         if !whole {
             self.is_inherited = false;
+            let claims = self.context.claims.prepare(&self.pod).await;
+            claims.map_err(|error| {
+                ("FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {error}"))
+            })?;
             let made = self.context.make_sandbox(&self.pod, &self.dirs, self.saved.sandbox.as_ref()).await;
             let sandbox = made.map_err(|e| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}")))?;
             if self.saved.sandbox.replace(sandbox).is_some() {

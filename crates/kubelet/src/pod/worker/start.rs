@@ -261,7 +261,9 @@ impl Worker {
         image: &Image,
     ) -> Result<(ContainerDevices, ContainerVariables), StartError> {
         let devices = self.context.devices.before_start(&self.uid, container).await;
-        let devices = devices.map_err(|error| config_error(error.to_string()))?;
+        let mut devices = devices.map_err(|error| config_error(error.to_string()))?;
+        let of_claims = self.context.claims.cdi_devices(&self.pod, container).await;
+        devices.add_cdi(of_claims.map_err(|error| config_error(error.to_string()))?);
         // What the spec says goes before what a device wants, and that before what the image says.
         let of_devices = devices.env.iter().map(|(name, value)| format!("{name}={value}"));
         let image_env: Vec<String> = image.defaults.env.iter().cloned().chain(of_devices).collect();

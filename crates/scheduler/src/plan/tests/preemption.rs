@@ -13,12 +13,18 @@ impl DisruptionBudgets for Allowed {
 
 fn preempted(snapshot: &mut Snapshot, text: &str, allowed: i32) -> String {
     let (info, _) = pod(text);
-    let Outcome::Unschedulable(fit_error) =
-        schedule_pod(&info.pod.key(), &info, snapshot, &PodVolumes::default(), &Profile::default())
+    let Outcome::Unschedulable(fit_error) = schedule(&info, snapshot, &PodVolumes::default(), &Profile::default())
     else {
         panic!("it fits as it is")
     };
-    match preemption::find_candidate(&info, snapshot, &PodVolumes::default(), &fit_error, &Allowed(allowed)) {
+    match preemption::find_candidate(
+        &info,
+        snapshot,
+        &PodVolumes::default(),
+        &mut PodDevices::default(),
+        &fit_error,
+        &Allowed(allowed),
+    ) {
         Ok(p) => format!("{}: {}", p.node, p.victims.iter().map(|k| k.name.as_str()).collect::<Vec<_>>().join(" ")),
         Err(why) => why,
     }

@@ -1,6 +1,7 @@
 //! `Pod`: containers that share a node, an address and volumes.
 
 pub mod amounts;
+mod claims;
 mod columns;
 mod container;
 mod defaults;

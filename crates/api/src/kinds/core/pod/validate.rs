@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::container::{self, Role, Surroundings};
 use super::resources::whole;
 use super::update::{is_gated, may_change};
-use super::{placement, static_pods, volumes};
+use super::{claims, placement, static_pods, volumes};
 use crate::validate::field::{Field, too_many};
 
 pub fn pod(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
@@ -72,6 +72,7 @@ pub fn spec(spec: &Value, path: &str, claimed: &[&str], causes: &mut Vec<Cause>)
     let mut volumes = volumes::check(&spec.at("volumes"), causes);
     volumes.extend(claimed);
     containers(&spec, &volumes, causes);
+    claims::check(&spec, causes);
     whole(&spec, causes);
 }
 
