@@ -58,6 +58,7 @@ fn kinds_have_the_columns_that_upstream_prints() {
         ("resourceclaims", "Name State Age"),
         ("resourceclaimtemplates", "Name Age"),
         ("deviceclasses", "Name Age"),
+        ("devicetaintrules", "Name Age"),
         ("resourceslices", "Name Node Driver Pool Age"),
     ] {
         assert_eq!(titles(plural), want, "{plural}");

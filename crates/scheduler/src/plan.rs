@@ -110,7 +110,7 @@ pub fn schedule_pod(
         }
     }
     let Some(last) = fitting.last().map(|s| s.id) else { return Outcome::Unschedulable(fit_error) };
-    let best = select_host(pod, &fitting, &topology, snapshot, profile);
+    let best = select_host(pod, &fitting, &topology, devices, snapshot, profile);
     if fitting.len() < snapshot.len() {
         snapshot.next = last + 1;
     }

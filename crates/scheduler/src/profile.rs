@@ -33,6 +33,8 @@ pub struct Weights {
     pub balanced_allocation: i64,
     /// `ImageLocality`
     pub image_locality: i64,
+    /// `DynamicResources`
+    pub dynamic_resources: i64,
 }
 
 impl Default for Weights {
@@ -45,6 +47,7 @@ impl Default for Weights {
             node_resources_fit: 1,
             balanced_allocation: 1,
             image_locality: 1,
+            dynamic_resources: 2,
         }
     }
 }
@@ -58,6 +61,7 @@ impl Weights {
         node_resources_fit: 0,
         balanced_allocation: 0,
         image_locality: 0,
+        dynamic_resources: 0,
     };
 
     fn of(&mut self, plugin: &str) -> Option<&mut i64> {
@@ -69,6 +73,7 @@ impl Weights {
             "NodeResourcesFit" => &mut self.node_resources_fit,
             "NodeResourcesBalancedAllocation" => &mut self.balanced_allocation,
             "ImageLocality" => &mut self.image_locality,
+            "DynamicResources" => &mut self.dynamic_resources,
             _ => return None,
         })
     }

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{NodeAffinity, PreferredSchedulingTerm};
 
+use crate::devices::PodDevices;
 use crate::node_predicates::count_prefer_no_schedule_taints;
 use crate::pod::PodInfo;
 use crate::profile::{Profile, Strategy};
@@ -36,6 +37,7 @@ pub fn select_host(
     pod: &PodInfo,
     nodes: &[&NodeState],
     topology: &Topology,
+    devices: &PodDevices,
     snapshot: &Snapshot,
     profile: &Profile,
 ) -> String {
@@ -65,8 +67,8 @@ pub fn select_host(
             soft,
             &spread_score,
         ),
+        aspect(weights.dynamic_resources, false, false, &|s| devices.score(&s.name)),
     ];
-    let total = snapshot.known();
     let wanted: Vec<(&str, usize)> = if weights.image_locality == 0 {
         Vec::new()
     } else {
@@ -82,7 +84,7 @@ pub fn select_host(
         let balanced_allocation = if asks { 100 - (cpu - memory).abs() / 2 } else { 100 };
         weights.node_resources_fit * node_resources_fit(pod, state, profile)
             + weights.balanced_allocation * balanced_allocation
-            + weights.image_locality * images(&wanted, state, total)
+            + weights.image_locality * images(&wanted, state, snapshot.known())
     };
     let mut totals: Vec<i64> = nodes.iter().map(own).collect();
     for aspect in &aspects {

@@ -146,6 +146,16 @@ impl PodDevices {
         self.claims.iter().enumerate().map(given).collect()
     }
 
+    /// How good a node is: the better, the earlier those under `firstAvailable` are that it can satisfy (KEP-4816).
+    pub fn score(&self, node: &str) -> i64 {
+        let mut found = self.found.get(node).into_iter().flatten();
+        let of_claim = |claim: &Arc<ResourceClaim>| {
+            let own = claim.status.as_ref().and_then(|status| status.allocation.as_ref());
+            own.or_else(|| found.next()).map_or(0, |allocation| request::score(claim, allocation))
+        };
+        self.claims.iter().map(of_claim).sum()
+    }
+
     /// Why the pod's claims don't allow a node, if they don't (upstream's Filter).
     pub fn rejection(&mut self, node: &Node) -> Option<Rejection> {
         if self.claims.is_empty() {

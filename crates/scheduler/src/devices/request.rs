@@ -1,9 +1,10 @@
 //! What claims ask for, one request after the other.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{
-    DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceSubRequest, DeviceToleration,
+    AllocationResult, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceSubRequest, DeviceToleration,
     ExactDeviceRequest, ResourceClaim,
 };
 use kube::ResourceExt as _;
@@ -140,6 +141,23 @@ impl<F: Fn(&str) -> Option<Arc<DeviceClass>>> Reader<'_, F> {
 
 /// What is said of shares of devices (KEP-5075), which aren't given.
 const NO_CAPACITY: &str = "has capacity requests, which this version of timonel doesn't serve";
+
+/// How early those under `firstAvailable` are of which a claim has devices (upstream's `computeScore`).
+pub fn score(claim: &ResourceClaim, allocation: &AllocationResult) -> i64 {
+    /// Upstream's `FirstAvailableDeviceRequestMaxSize`.
+    const MOST: usize = 8;
+    let results = allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+    let chosen: BTreeSet<&str> = results.map(|result| result.request.as_str()).collect();
+    let devices = claim.spec.iter().flat_map(|spec| &spec.devices);
+    let requests = devices.flat_map(|devices| devices.requests.iter().flatten());
+    let points = requests.flat_map(|request| {
+        let list = request.first_available.iter().flatten().enumerate();
+        list.filter(|(_, sub)| chosen.contains(format!("{}/{}", request.name, sub.name).as_str()))
+            .map(|(place, _)| i64::try_from(MOST.saturating_sub(place)).unwrap_or(0))
+            .collect::<Vec<_>>()
+    });
+    points.sum()
+}
 
 /// Reads a claim. `class` finds device classes.
 ///

@@ -143,6 +143,21 @@ fn of_alternatives_the_first_that_can_be_had_is_taken() {
 }
 
 #[test]
+fn the_node_with_the_earlier_alternative_is_the_better_one() {
+    let wish = claim(
+        "c",
+        "requests: [{name: r, firstAvailable: [{name: best, deviceClassName: large}, {name: good, deviceClassName: any}]}]",
+    );
+    let elsewhere = slice(
+        "m",
+        "nodeName: m\npool: {name: m, generation: 1, resourceSliceCount: 1}\ndevices: [{name: x, attributes: {model: {string: small}}}]",
+    );
+    let mut devices = PodDevices::of(vec![wish], inventory(vec![gpus(), elsewhere])).unwrap();
+    assert_eq!((devices.rejection(&node("n", json!({}))), devices.rejection(&node("m", json!({})))), (None, None));
+    assert_eq!((devices.score("n"), devices.score("m"), devices.score("other")), (8, 7, 0));
+}
+
+#[test]
 fn devices_agree_in_what_the_claim_says() {
     let two = "requests: [{name: a, exactly: {deviceClassName: any}}, {name: b, exactly: {deviceClassName: any, selectors: [{cel: {expression: \"device.attributes['d'].model == 'large'\"}}]}}]";
     let with = |constraint: &str| {
