@@ -5,6 +5,7 @@
 
 mod columns;
 mod interned;
+mod scale;
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +20,7 @@ use crate::structural::{self, Rules, validation};
 
 pub use crate::kinds::definition::{check, default, establish};
 pub use crate::structural::formats::warnings;
+pub use scale::ScalePaths;
 
 /// A custom resource definition, understood.
 #[derive(Debug)]
@@ -73,22 +75,6 @@ impl Read {
     }
 }
 
-/// Where a custom kind keeps what `scale` shows, as field names from the root.
-#[derive(Debug, Clone)]
-pub struct ScalePaths {
-    /// The number that is wanted (`specReplicasPath`).
-    pub spec_replicas: Vec<String>,
-    /// The number that is there (`statusReplicasPath`).
-    pub status_replicas: Vec<String>,
-    /// The selector of the pods, as text (`labelSelectorPath`).
-    pub selector: Option<Vec<String>>,
-}
-
-/// `.spec.replicas` as field names.
-fn dotted(path: &str) -> Vec<String> {
-    path.split('.').filter(|p| !p.is_empty()).map(String::from).collect()
-}
-
 impl Definition {
     /// Reads a definition that has been checked; `None` if it isn't established.
     pub fn read(object: &Value) -> Option<Arc<Self>> {
@@ -141,7 +127,7 @@ impl Version {
         let selectable = version.array_at(&["selectableFields"]).iter().map(|f| f["jsonPath"].clone());
         let selectable: Vec<Value> =
             selectable.filter_map(|p| p.as_str().map(|p| Value::from(p.trim_start_matches('.')))).collect();
-        let scale = version.at(&["subresources", "scale"]);
+        let scaled = version.at(&["subresources", "scale"]);
         let kind = interned::intern_kind(Kind::custom(CustomKind {
             group: interned::intern(spec.str_at(&["group"])),
             version: interned::intern(version.str_at(&["name"])),
@@ -152,7 +138,7 @@ impl Version {
             namespaced: spec["scope"] == "Namespaced",
             selectable: interned(&selectable),
             status: version.at(&["subresources", "status"]).is_object(),
-            scale: scale.is_object(),
+            scale: scaled.is_object(),
         }));
         let mut schema = version.at(&["schema", "openAPIV3Schema"]).clone();
         // Every object has these, whatever its schema says of them.
@@ -169,10 +155,10 @@ impl Version {
         Version {
             served: version["served"] == true,
             warnings,
-            scale: scale.is_object().then(|| ScalePaths {
-                spec_replicas: dotted(scale.str_at(&["specReplicasPath"])),
-                status_replicas: dotted(scale.str_at(&["statusReplicasPath"])),
-                selector: scale["labelSelectorPath"].as_str().map(dotted),
+            scale: scaled.is_object().then(|| ScalePaths {
+                spec_replicas: scale::names(scaled.str_at(&["specReplicasPath"])),
+                status_replicas: scale::names(scaled.str_at(&["statusReplicasPath"])),
+                selector: scaled["labelSelectorPath"].as_str().map(scale::names),
             }),
             columns: columns::Columns::read(version.array_at(&["additionalPrinterColumns"])),
             has_defaults: structural::has_defaults(&schema),
@@ -227,20 +213,52 @@ impl Version {
     /// is let through, so that a stricter schema doesn't make objects of before unwritable (KEP-4008).
     pub fn check(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
         let Read { schema, rules, .. } = self.read();
-        let mut causes = Vec::new();
-        validation::check(schema, object, &mut causes);
-        if let Some(old) = old.filter(|_| !causes.is_empty()) {
-            let mut before = Vec::new();
-            validation::check(schema, old, &mut before);
-            causes.retain(|cause| cause.reason == "FieldValueRequired" || !before.contains(cause));
+        let mut causes = validation::check(schema, object, old, None);
+        if let Some(paths) = &self.scale {
+            scale::check(paths, object, true, &mut causes);
         }
+        validation::embedded(schema, object, &mut causes);
+        validation::duplicates(schema, object, old, &mut causes);
+        self.ask_rules(rules.as_ref(), object, old, causes)
+    }
+
+    /// The same of a write to the status, of which only that is checked against the schema.
+    pub fn check_status(&self, object: &Value, old: &Value) -> Vec<Cause> {
+        let Read { schema, rules, .. } = self.read();
+        let (of, status) = (&schema["properties"]["status"], &object["status"]);
+        let mut causes = Vec::new();
+        if of.is_object() && object.get("status").is_some() {
+            causes = validation::check(of, status, old.get("status"), Some("status"));
+        }
+        if let Some(paths) = &self.scale {
+            scale::check(paths, object, false, &mut causes);
+        }
+        validation::duplicates(schema, object, Some(old), &mut causes);
+        self.ask_rules(rules.as_ref(), object, Some(old), causes)
+    }
+
+    /// Rules rely on values of the right kinds, of which there aren't too many (upstream's `hasBlockingErr`).
+    fn ask_rules(
+        &self,
+        rules: Option<&Rules>,
+        object: &Value,
+        old: Option<&Value>,
+        mut causes: Vec<Cause>,
+    ) -> Vec<Cause> {
+        const BLOCKING: [&str; 5] = [
+            "FieldValueNotSupported",
+            "FieldValueRequired",
+            "FieldValueTooLong",
+            "FieldValueTooMany",
+            "FieldValueTypeInvalid",
+        ];
         let Some(rules) = rules else { return causes };
-        if causes.is_empty() {
-            rules.check(schema, object, old, &mut causes);
-        } else {
+        if causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) {
             let why = "some validation rules were not checked because the object was invalid; correct the existing errors \
                        to complete validation";
             causes.push(Cause::invalid("<nil>", &Value::Null, why));
+        } else {
+            rules.check(&self.read().schema, object, old, &mut causes);
         }
         causes
     }

@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod changes;
+
 fn definition() -> Value {
     let mut object = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "tabs.example.com"},

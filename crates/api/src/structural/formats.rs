@@ -1,6 +1,8 @@
 //! Formats of texts that have a rule of their own upstream (kube-openapi's `strfmt`).
 
-use apimachinery::ObjectExt as _;
+use std::net::IpAddr;
+
+use apimachinery::{ObjectExt as _, names};
 use serde_json::Value;
 
 /// All formats of texts that mean something (upstream's `supportedFormats`); `password` allows everything.
@@ -55,6 +57,102 @@ pub fn warnings(definition: &Value) -> Vec<String> {
     }
     unknown.sort();
     unknown
+}
+
+/// The format of a schema that is checked; the others, and those of other types, are only a hint (upstream's
+/// `StripUnsupportedFormatsPostProcess`).
+pub fn of_schema(schema: &Value) -> &str {
+    let format = schema["format"].as_str().unwrap_or("");
+    let is_checked = match schema["type"].as_str() {
+        _ if schema[super::INT_OR_STRING] == true => KNOWN.contains(&format),
+        None | Some("" | "string") => KNOWN.contains(&format),
+        Some("integer") => matches!(format, "int32" | "int64"),
+        Some("number") => matches!(format, "float" | "double"),
+        Some(_) => false,
+    };
+    if is_checked { format } else { "" }
+}
+
+/// Whether a text has a format. What isn't known here is only a hint.
+pub fn fits(format: &str, text: &str) -> bool {
+    match format {
+        "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
+        "date" => text.parse::<jiff::civil::Date>().is_ok(),
+        "duration" => is_duration(text),
+        "rgbcolor" => is_rgb(text),
+        "ssn" => is_ssn(text),
+        "isbn" => is_isbn(text, 10) || is_isbn(text, 13),
+        "isbn10" => is_isbn(text, 10),
+        "isbn13" => is_isbn(text, 13),
+        "creditcard" => is_card(text),
+        "ipv4" => matches!(text.parse(), Ok(IpAddr::V4(_))),
+        "ipv6" => matches!(text.parse(), Ok(IpAddr::V6(_))),
+        "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
+        "byte" => {
+            use base64::Engine as _;
+            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+        }
+        "uri" => text.starts_with('/') || url_like(text),
+        "hostname" => is_hostname(text),
+        "email" => text
+            .split_once('@')
+            .is_some_and(|(user, host)| !user.is_empty() && !user.contains(char::is_whitespace) && is_hostname(host)),
+        "mac" => is_mac(text),
+        "hexcolor" => {
+            let digits = text.strip_prefix('#').unwrap_or(text);
+            matches!(digits.len(), 3 | 6) && digits.bytes().all(|c| c.is_ascii_hexdigit())
+        }
+        "bsonobjectid" => text.len() == 24 && text.bytes().all(|c| c.is_ascii_hexdigit()),
+        "uuid" => is_uuid(text, None),
+        "uuid3" => is_uuid(text, Some(b'3')),
+        "uuid4" => is_uuid(text, Some(b'4')),
+        "uuid5" => is_uuid(text, Some(b'5')),
+        "k8s-short-name" => names::dns1123_label(text).is_ok(),
+        "k8s-long-name" => names::dns1123_subdomain(text).is_ok(),
+        _ => true,
+    }
+}
+
+/// An absolute URL: a scheme, and something after it.
+fn url_like(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once(':') else { return false };
+    let is_scheme = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');
+    let good = scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(is_scheme);
+    good && !rest.is_empty() && !text.contains(|c: char| c == ' ' || c.is_control())
+}
+
+fn is_hostname(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && label.chars().all(is_part)
+    };
+    text.len() <= 255 && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
+}
+
+/// Six or more bytes, with colons, dashes or dots between them (Go's `net.ParseMAC`).
+fn is_mac(text: &str) -> bool {
+    let of = |between: char, digits: usize| {
+        let parts: Vec<&str> = text.split(between).collect();
+        let bytes = parts.len() * digits / 2;
+        let is_hex = |part: &&str| part.len() == digits && part.bytes().all(|c| c.is_ascii_hexdigit());
+        matches!(bytes, 6 | 8 | 20) && parts.iter().all(is_hex)
+    };
+    of(':', 2) || of('-', 2) || of('.', 4)
+}
+
+/// Each of its dashes may be left out; of versions 4 and 5 the variant is that of RFC 9562.
+fn is_uuid(text: &str, version: Option<u8>) -> bool {
+    let mut digits = Vec::new();
+    for c in text.bytes() {
+        match c {
+            b'-' if matches!(digits.len(), 8 | 12 | 16 | 20) => {}
+            c if c.is_ascii_hexdigit() => digits.push(c.to_ascii_lowercase()),
+            _ => return false,
+        }
+    }
+    let has_variant =
+        !matches!(version, Some(b'4' | b'5')) || matches!(digits.get(16), Some(b'8' | b'9' | b'a' | b'b'));
+    digits.len() == 32 && !text.contains("--") && has_variant && version.is_none_or(|v| digits.get(12) == Some(&v))
 }
 
 /// A duration as Go writes it, or in words: `1 day`, `2w`, `PT5M`. As upstream, one amount with a unit that is known is enough.

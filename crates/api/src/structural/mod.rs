@@ -4,8 +4,10 @@
 //! - [`structure`], [`extensions`]: whether a schema may stand in a definition
 //! - [`values`]: pruning, defaults, nulls
 //! - [`validation`], [`formats`]: checks of values
+//! - [`correlation`]: what a value was before
 //! - [`rules`]: the CEL rules of a schema
 
+mod correlation;
 mod extensions;
 pub mod formats;
 mod rules;

@@ -1,10 +1,10 @@
 //! Rules of a schema (`x-kubernetes-validations`): expressions over a value, and over what it was before.
 
-use std::collections::HashMap;
-
 use apimachinery::{Cause, ObjectExt as _};
 use expressions::{Budget, Expression, Failure, Scope, Wanted};
 use serde_json::Value;
+
+use super::correlation::{Keyed, same};
 
 /// The rules of a schema, and of the schemas in it. Only what leads to rules is kept.
 #[derive(Debug)]
@@ -77,11 +77,41 @@ impl Rules {
         self.visit(schema, value, old, "", &mut run);
     }
 
+    /// Defaults must keep the rules, as values that come and as values that stay (upstream's `defaulting.validate`).
+    pub fn check_defaults(&self, schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+        let budget = Budget::new(Budget::REQUEST);
+        let mut todo = vec![(self, schema, path.to_string())];
+        while let Some((rules, of, path)) = todo.pop() {
+            let default = &of["default"];
+            if !default.is_null() {
+                let mut found = Vec::new();
+                let mut run = Run { budget: &budget, causes: &mut found, is_over: false };
+                rules.visit(of, default, Some(default), "", &mut run);
+                rules.visit(of, default, None, "", &mut run);
+                let at = |field: &str| match field {
+                    "" => format!("{path}.default"),
+                    below if below.starts_with('[') => format!("{path}.default{below}"),
+                    below => format!("{path}.default.{below}"),
+                };
+                causes.extend(found.into_iter().map(|cause| Cause { field: at(&cause.field), ..cause }));
+            }
+            for (name, rules) in &rules.properties {
+                todo.push((rules, &of["properties"][name], format!("{path}.properties[{name}]")));
+            }
+            if let Some(rules) = rules.others.as_deref().filter(|_| of["items"].is_object()) {
+                todo.push((rules, &of["items"], format!("{path}.items")));
+            }
+        }
+    }
+
     /// Asks the rules of a value. Those that see the same share what they see.
     fn check_here(&self, schema: &Value, value: &Value, old: Option<&Value>, path: &str, run: &mut Run<'_>) {
         for optional in [false, true] {
-            let mut due =
-                self.here.iter().filter(|rule| rule.optional_old == optional && rule.is_due(value, old)).peekable();
+            let mut due = self
+                .here
+                .iter()
+                .filter(|rule| rule.optional_old == optional && rule.is_due(schema, value, old))
+                .peekable();
             if due.peek().is_none() {
                 continue;
             }
@@ -123,7 +153,7 @@ impl Rules {
                 }
             }
             Value::Array(items) => {
-                let before = Correlation::of(schema, old);
+                let before = Keyed::of(schema, old);
                 for (i, item) in items.iter().enumerate() {
                     rules.visit(&schema["items"], item, before.find(item), &format!("{path}[{i}]"), run);
                 }
@@ -139,30 +169,6 @@ struct Run<'a> {
     causes: &'a mut Vec<Cause>,
     /// Nothing was left to pay for more rules.
     is_over: bool,
-}
-
-/// Which item of a list an item replaces: only lists by key can tell.
-struct Correlation<'a> {
-    keys: Vec<&'a str>,
-    items: HashMap<String, &'a Value>,
-}
-
-impl<'a> Correlation<'a> {
-    fn of(schema: &'a Value, old: Option<&'a Value>) -> Self {
-        let is_map = schema["x-kubernetes-list-type"] == "map";
-        let keys: Vec<&str> = if is_map { schema.strings_at(&["x-kubernetes-list-map-keys"]) } else { Vec::new() };
-        let items = old.and_then(Value::as_array).filter(|_| is_map).into_iter().flatten();
-        let items = items.map(|item| (Self::identity(&keys, item), item)).collect();
-        Correlation { keys, items }
-    }
-
-    fn identity(keys: &[&str], item: &Value) -> String {
-        keys.iter().map(|k| item[*k].to_string()).collect::<Vec<_>>().join(",")
-    }
-
-    fn find(&self, item: &Value) -> Option<&'a Value> {
-        self.items.get(&Self::identity(&self.keys, item)).copied()
-    }
 }
 
 /// Where in a version's schema rules stand.
@@ -283,8 +289,11 @@ impl Rule {
 
     /// Whether the rule is to be asked. A rule about a change asks for what was before; another one was asked when the
     /// value came.
-    fn is_due(&self, value: &Value, old: Option<&Value>) -> bool {
-        if self.expression.uses("oldSelf") { old.is_some() || self.optional_old } else { old != Some(value) }
+    fn is_due(&self, schema: &Value, value: &Value, old: Option<&Value>) -> bool {
+        if self.expression.uses("oldSelf") {
+            return old.is_some() || self.optional_old;
+        }
+        !old.is_some_and(|old| same(schema, value, old))
     }
 
     fn check(&self, schema: &Value, value: &Value, scope: &Scope<'_>, path: &str, run: &mut Run<'_>) {

@@ -275,7 +275,8 @@ fn defaults(schema: &Value, path: &str, causes: &mut Causes) {
             if !unknown.is_empty() {
                 causes.push(Cause::invalid(&at, default, "must not have unknown fields"));
             }
-            validation::check_at(of, default, &at, causes);
+            causes.extend(validation::check(of, default, None, Some(&at)));
+            validation::embedded_at(of, default, &at, causes);
         }
         let is_resource = is_root || of[EMBEDDED] == true;
         for (key, property) in of["properties"].as_object().into_iter().flatten() {

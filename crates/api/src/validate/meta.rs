@@ -113,9 +113,10 @@ pub fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
     let new =
         object.strings_at(&["metadata", "finalizers"]).into_iter().filter(|f| !before.contains(f) && !is_qualified(f));
     let warn = |finalizer: &str| {
+        let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
         format!(
-            "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts \
-             with other finalizer writers"
+            "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other \
+             finalizer writers"
         )
     };
     new.map(warn).collect()

@@ -171,7 +171,7 @@ impl Catalog {
     pub fn check_status(&self, kind: &Kind, object: &Value, old: &Value) -> Vec<Cause> {
         let mut causes = kind.check_status(object, old);
         if let Some(version) = self.definition(kind).as_ref().and_then(|d| d.version(kind.version)) {
-            causes.extend(version.check(object, Some(old)));
+            causes.extend(version.check_status(object, old));
         }
         causes
     }

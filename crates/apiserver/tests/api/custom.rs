@@ -100,8 +100,8 @@ async fn objects_are_pruned_defaulted_and_checked() {
         (json!({"port": true}), "spec.port", "FieldValueTypeInvalid"),
         (json!({"labels": {"a": "", "b": "", "c": ""}}), "spec.labels", "FieldValueTooMany"),
         (json!({"labels": {"a": 1}}), "spec.labels.a", "FieldValueTypeInvalid"),
-        (json!({"one": {}}), "spec.one", "FieldValueInvalid"),
-        (json!({"one": {"a": "", "b": ""}}), "spec.one", "FieldValueInvalid"),
+        (json!({"one": {}}), "<nil>", "FieldValueInvalid"),
+        (json!({"one": {"a": "", "b": ""}}), "<nil>", "FieldValueInvalid"),
         (json!({"rig": "sloop", "masts": 2}), "spec.masts", "FieldValueForbidden"),
     ];
     let mut wrong = Vec::new();

@@ -225,12 +225,23 @@ async fn a_path_that_no_kind_has_is_not_found() {
     }
 }
 
+fn mypod(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": kind_of("pods"), "metadata": {"name": name}, "spec": spec})
+}
+
 #[tokio::test]
 async fn a_scale_is_set_within_objects_alone() {
     let server = Server::start().await;
     let scale = json!({"scale": {"specReplicasPath": ".spec.deep.replicas", "statusReplicasPath": ".status.replicas"}});
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    server.create(definitions, definition("pods", true, scale)).await;
+    // Objects of before there was a scale may have anything in its place.
+    server.create(definitions, definition("pods", true, json!({}))).await;
+    for (name, spec) in [("c", json!("text")), ("d", json!({"deep": [1]})), ("e", json!({"deep": 7}))] {
+        server.create(&format!("{OBJECTS}/pods"), mypod(name, &spec)).await;
+    }
+    let with_scale = json!([{"op": "add", "path": "/spec/versions/0/subresources", "value": scale}]);
+    let (code, answer) = server.patch(&format!("{definitions}/pods.example.com"), "json-patch+json", &with_scale).await;
+    assert_eq!(code, 200, "{answer}");
     for (name, spec, code) in [
         ("a", json!({}), 200),
         ("b", json!({"deep": {"replicas": 7}}), 200),
@@ -238,9 +249,8 @@ async fn a_scale_is_set_within_objects_alone() {
         ("d", json!({"deep": [1]}), 400),
         ("e", json!({"deep": 7}), 400),
     ] {
-        let object =
-            json!({"apiVersion": "example.com/v1", "kind": kind_of("pods"), "metadata": {"name": name}, "spec": spec});
-        server.create(&format!("{OBJECTS}/pods"), object).await;
+        let (made, answer) = server.json("POST", &format!("{OBJECTS}/pods"), &mypod(name, &spec)).await;
+        assert!(made == 201 || code == 400, "what isn't there comes only as the scale wants it: {answer}");
         for (method, body) in [
             (
                 "PUT",

@@ -213,7 +213,10 @@ fn schema_causes(version: &Value, path: &str) -> Causes {
     let with_status = version.at(&["subresources", "status"]).is_object();
     structure::check(root, path, with_status, &mut causes);
     if causes.is_empty() {
-        Rules::compile(root, path, &mut causes);
+        let rules = Rules::compile(root, path, &mut causes);
+        if let Some(rules) = rules.filter(|_| causes.is_empty()) {
+            rules.check_defaults(root, path, &mut causes);
+        }
     }
     causes
 }
