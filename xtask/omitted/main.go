@@ -2,12 +2,16 @@
 // ("", 0, false, an empty list or map), because they are no pointers and their tag says omitempty. Of fields that are
 // pointers, an empty value is said and kept; no published schema tells the two apart.
 //
+// With the argument zeros it writes crates/api/schema/zeros.txt instead: what Go writes of an empty object of each kind. A
+// creation is compared with that, so that nobody owns what every object has.
+//
 // In a module that requires k8s.io/client-go, k8s.io/apiextensions-apiserver and k8s.io/kube-aggregator of the wanted
-// version: go run . < names > omitted.txt, where names are the types of the schema, one a line.
+// version: go run . [zeros] < names > omitted.txt, where names are the types of the schema, one a line.
 package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"reflect"
@@ -34,6 +38,10 @@ func main() {
 			panic(add)
 		}
 	}
+	if len(os.Args) > 1 && os.Args[1] == "zeros" {
+		zeros(wanted)
+		return
+	}
 	all := collector{seen: map[reflect.Type]bool{}, fields: map[string][]string{}}
 	for _, kind := range scheme.Scheme.AllKnownTypes() {
 		all.visit(kind, "")
@@ -49,6 +57,26 @@ func main() {
 		sort.Strings(all.fields[name])
 		fmt.Println(name, strings.Join(all.fields[name], " "))
 	}
+}
+
+// Empty objects that have a spec, or whatever else is theirs.
+func zeros(wanted map[string]bool) {
+	var lines []string
+	for _, kind := range scheme.Scheme.AllKnownTypes() {
+		_, isKind := kind.FieldByName("ObjectMeta")
+		if !wanted[title(kind)] || !isKind {
+			continue
+		}
+		text, err := json.Marshal(reflect.New(kind).Interface())
+		if err != nil {
+			panic(err)
+		}
+		if string(text) != `{"metadata":{}}` {
+			lines = append(lines, title(kind)+" "+string(text))
+		}
+	}
+	sort.Strings(lines)
+	fmt.Println(strings.Join(lines, "\n"))
 }
 
 // The name of a type in the published schemas.

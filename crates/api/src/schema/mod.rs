@@ -2,7 +2,7 @@
 //!
 //! The data is `schema/types.json.zst`, written by `xtask schema`. It is unpacked on first use into a compact form;
 //! the descriptions (`docs.json.zst`) are unpacked only for the OpenAPI documents. `omitted.txt` has what no schema says:
-//! of which fields an empty value is the same as none (`xtask/omitted` writes it).
+//! of which fields an empty value is the same as none, and `zeros.txt` what every object has (`xtask/omitted` writes both).
 
 mod check;
 
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 static TYPES: &[u8] = include_bytes!("../../schema/types.json.zst");
 static OMITTED: &str = include_str!("../../schema/omitted.txt");
+static ZEROS: &str = include_str!("../../schema/zeros.txt");
 static DOCS: &[u8] = include_bytes!("../../schema/docs.json.zst");
 
 /// The type of a field.
@@ -75,6 +76,8 @@ pub struct Types {
     types: HashMap<String, Type>,
     /// By type: the fields that Go doesn't write when they are empty.
     omitted: HashMap<&'static str, HashSet<&'static str>>,
+    /// By kind: what Go writes of an object that nobody has filled in.
+    zeros: HashMap<&'static str, Value>,
 }
 
 pub use check::Findings;
@@ -94,8 +97,20 @@ pub fn types() -> &'static Types {
             let (name, fields) = line.split_once(' ')?;
             Some((name, fields.split(' ').collect()))
         };
-        Types { types, omitted: OMITTED.lines().filter_map(line).collect() }
+        let zero = |line: &'static str| -> Option<(&'static str, Value)> {
+            let (name, object) = line.split_once(' ')?;
+            Some((name, serde_json::from_str(object).ok()?))
+        };
+        let (omitted, zeros) = (OMITTED.lines().filter_map(line), ZEROS.lines().filter_map(zero));
+        Types { types, omitted: omitted.collect(), zeros: zeros.collect() }
     })
+}
+
+impl Types {
+    /// An object of a kind that nobody has filled in, as Go writes it: parts that aren't pointers are always there.
+    pub fn empty(&self, name: &str) -> Value {
+        self.zeros.get(name).cloned().unwrap_or_else(|| Value::Object(Map::new()))
+    }
 }
 
 /// The schemas and the descriptions as JSON, for OpenAPI. Not cached: they are large and seldom asked for.

@@ -1,7 +1,10 @@
 //! Field managers: `metadata.managedFields`, kept on every write (KEP-555), and server-side apply on top of it.
 
+use std::collections::HashMap;
+
 use api::Kind;
 use api::managed::{Difference, Typed};
+use api::schema;
 use apimachinery::{FieldSet, ObjectExt as _, Status, clock};
 use serde_json::{Value, json};
 
@@ -9,9 +12,13 @@ use api::kinds::Target;
 
 use crate::request::ResourceRequest;
 
+mod last_applied;
+
 /// Managers by update that have an entry of their own; the oldest beyond them share one.
 const MAX_UPDATE_MANAGERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
+/// Whose the fields are of an object without managers that is applied for the first time.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// Whom the fields that a write sets belong to.
 #[derive(Debug, Clone)]
@@ -94,9 +101,6 @@ fn read(object: &Value) -> Result<Vec<Record>, String> {
 
 fn write(object: &mut Value, mut records: Vec<Record>) {
     records.retain(|r| !r.fields.is_empty());
-    while records.iter().filter(|r| !r.applies && r.subresource.is_empty()).count() > MAX_UPDATE_MANAGERS {
-        merge_oldest(&mut records);
-    }
     records.sort_by(|a, b| {
         let key = |r: &Record| (!r.applies, r.time.clone(), r.manager.clone(), r.subresource.clone());
         key(a).cmp(&key(b))
@@ -108,16 +112,30 @@ fn write(object: &mut Value, mut records: Vec<Record>) {
     }
 }
 
+/// Of too many managers that update, the oldest of a version become one (upstream's `capManagersManager`).
 fn merge_oldest(records: &mut Vec<Record>) {
-    let mut updaters: Vec<usize> =
-        (0..records.len()).filter(|i| !records[*i].applies && records[*i].subresource.is_empty()).collect();
-    updaters.sort_by_key(|i| records[*i].time.clone());
-    let (first, second) = (updaters[0].min(updaters[1]), updaters[0].max(updaters[1]));
-    let other = records.remove(second);
-    let kept = &mut records[first];
-    kept.fields.union(&other.fields);
-    kept.time = kept.time.clone().max(other.time);
-    kept.manager = ANCIENT.into();
+    let mut updaters: Vec<Record> = records.extract_if(.., |r| !r.applies).collect();
+    updaters.sort_by(|a, b| (&a.time, &a.manager, &a.subresource).cmp(&(&b.time, &b.manager, &b.subresource)));
+    let mut surplus = updaters.len().saturating_sub(MAX_UPDATE_MANAGERS);
+    // Where the first record of each version is, which takes in those after it.
+    let mut first: HashMap<String, usize> = HashMap::new();
+    let mut kept: Vec<Record> = Vec::with_capacity(updaters.len());
+    for record in updaters {
+        match first.get(&record.api_version) {
+            Some(at) if surplus > 0 => {
+                let bucket = &mut kept[*at];
+                (bucket.manager, bucket.subresource) = (ANCIENT.into(), String::new());
+                bucket.fields.union(&record.fields);
+                bucket.time = record.time;
+                surplus -= 1;
+            }
+            _ => {
+                first.entry(record.api_version.clone()).or_insert(kept.len());
+                kept.push(record);
+            }
+        }
+    }
+    records.extend(kept);
 }
 
 /// Removes fields that have no manager: the object's identity, what the server sets, and those of the other target (spec or status).
@@ -140,6 +158,11 @@ fn strip(kind: &Kind, target: Target, fields: &mut FieldSet) {
     }
 }
 
+/// What every object of a kind has: a creation is compared with it.
+pub fn empty(kind: &Kind) -> Value {
+    if kind.custom { json!({}) } else { schema::types().empty(&kind.schema()) }
+}
+
 fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value) -> Difference {
     let mut found = of.compare(old, new);
     strip(kind, target, &mut found.changed);
@@ -148,16 +171,17 @@ fn difference(of: &Typed, kind: &Kind, target: Target, old: &Value, new: &Value)
 }
 
 /// Sets the managers that a write starts from: those that the client sent, if they can be read, else those of the stored
-/// object. An empty list, or one with an empty entry, resets them.
-pub fn inherit(new: &mut Value, old: &Value) {
+/// object. An empty list, or one empty entry, resets them. By a subresource nobody sets them.
+pub fn inherit(new: &mut Value, old: &Value, writer: &FieldManager) {
     let sent = new.at(&["metadata", "managedFields"]);
     if sent == old.at(&["metadata", "managedFields"]) {
         return;
     }
-    let resets = sent.as_array().is_some_and(|list| list.is_empty() || list.iter().any(|e| *e == json!({})));
-    if resets {
+    let is_subresource = !writer.subresource.is_empty();
+    let resets = sent.as_array().is_some_and(|list| list.is_empty() || *list == [json!({})]);
+    if resets && !is_subresource {
         new.meta_mut().remove("managedFields");
-    } else if sent.is_null() || read(new).is_err() {
+    } else if is_subresource || sent.is_null() || read(new).is_err() {
         match old.at(&["metadata", "managedFields"]) {
             Value::Null => {
                 new.meta_mut().remove("managedFields");
@@ -167,7 +191,7 @@ pub fn inherit(new: &mut Value, old: &Value) {
     }
 }
 
-/// Gives the writer of an update what changed, and takes it from all others. `old` is an empty object for a create.
+/// Gives the writer of an update what changed, and takes it from all others. `old` is [`empty`] for a create.
 pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old: &Value, new: &mut Value) {
     let Difference { changed, removed } = difference(of, kind, target, old, new);
     if changed.is_empty() && removed.is_empty() {
@@ -175,6 +199,10 @@ pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old
     }
     // Entries that can't be read were replaced by `inherit`.
     let mut records = read(new).unwrap_or_default();
+    // Whose the fields are of an object that has forgotten its managers is known again when it is applied.
+    if records.is_empty() && !old.uid().is_empty() {
+        return;
+    }
     for record in &mut records {
         record.fields.subtract(&removed);
         if !record.is_of(writer, false, kind) {
@@ -191,6 +219,7 @@ pub fn track(of: &Typed, kind: &Kind, target: Target, writer: &FieldManager, old
             None => records.push(new_record(kind, writer, false, changed)),
         }
     }
+    merge_oldest(&mut records);
     write(new, records);
 }
 
@@ -219,6 +248,12 @@ pub fn apply(
     force: bool,
 ) -> Result<Value, Status> {
     let mut records = read(live).unwrap_or_default();
+    let exists = live.as_object().is_some_and(|live| !live.is_empty());
+    if records.is_empty() && exists {
+        let present = difference(of, kind, target, &empty(kind), live).changed;
+        let nobody = FieldManager { manager: BEFORE_FIRST_APPLY.into(), ..writer.clone() };
+        records.extend((!present.is_empty()).then(|| new_record(kind, &nobody, false, present)));
+    }
     // Fields without a manager count while fields are removed: else `metadata` would be removed with its last label.
     let all = of.fields(applied);
     let mut now = all.clone();
@@ -231,17 +266,23 @@ pub fn apply(
         of.prune(&mut new, before, &all, &others);
     }
     let Difference { changed, removed } = difference(of, kind, target, live, &new);
-    let mut conflicts = Vec::new();
+    let mut conflicts: Vec<(String, FieldSet)> = Vec::new();
     for record in records.iter_mut().filter(|r| !r.is_of(writer, true, kind)) {
         let contested = record.fields.intersection(&changed);
-        for path in contested.paths() {
-            conflicts.push((record.title(), path));
-        }
         record.fields.subtract(&contested);
         record.fields.subtract(&removed);
+        conflicts.push((record.title(), contested));
     }
-    if !conflicts.is_empty() && !force {
-        return Err(conflict(&conflicts));
+    if !force {
+        let allowed = last_applied::fields(of, kind, writer, live);
+        let conflicts = conflicts.iter_mut().flat_map(|(title, contested)| {
+            contested.subtract(&allowed);
+            contested.paths().into_iter().map(|path| (title.clone(), path))
+        });
+        let conflicts: Vec<(String, String)> = conflicts.collect();
+        if !conflicts.is_empty() {
+            return Err(conflict(&conflicts));
+        }
     }
     match records.iter_mut().find(|r| r.is_of(writer, true, kind)) {
         Some(own) => {
@@ -254,6 +295,7 @@ pub fn apply(
         None => records.push(new_record(kind, writer, true, now)),
     }
     write(&mut new, records);
+    last_applied::update(writer, applied, &mut new);
     Ok(new)
 }
 

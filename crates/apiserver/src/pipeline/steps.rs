@@ -5,7 +5,7 @@ use std::mem::take;
 use api::Subresource;
 use api::kinds::Target;
 use apimachinery::{ObjectExt as _, Status};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::allocator::Lease;
 use super::scale::{scale_of, scale_paths, with_replicas};
@@ -200,8 +200,8 @@ impl<'a> Draft<'a> {
             return;
         }
         let typed = request.server.catalog.typed(request.kind);
-        managed::inherit(&mut self.object, &self.old);
-        let empty = json!({});
+        managed::inherit(&mut self.object, &self.old, &request.manager);
+        let empty = managed::empty(request.kind);
         let old = if self.is_update() { &self.old } else { &empty };
         managed::track(&typed, request.kind, request.target, &request.manager, old, &mut self.object);
     }
