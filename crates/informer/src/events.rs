@@ -1,10 +1,12 @@
-//! Recording of Events, like client-go's tools/record.
+//! Recording of Events, like client-go's `tools/record`; and like its `tools/events` where upstream's component is one that writes
+//! `events.k8s.io/v1`. Both are kept as the same objects.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::api::events::v1::Event as ActionEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
@@ -37,8 +39,8 @@ struct EventCorrelator {
 #[derive(Debug, PartialEq)]
 enum Decision {
     Nothing,
-    /// An existing event gets this count.
-    Again(String, i32),
+    /// An existing event gets this count, and this message if it stands for several.
+    Again(String, i32, String),
     New(String),
 }
 
@@ -72,14 +74,14 @@ impl EventCorrelator {
             texts.insert(message.into());
         }
         let text = if many { "(combined from similar events)".to_string() } else { message.to_string() };
+        let combined = if many { format!("(combined from similar events): {message}") } else { message.into() };
         match self.written.get_mut(&(event_key.clone(), text.clone())) {
             Some((name, count)) => {
                 *count += 1;
-                Decision::Again(name.clone(), *count)
+                Decision::Again(name.clone(), *count, combined)
             }
             None => {
                 self.written.insert((event_key.clone(), text), (name.into(), 1));
-                let combined = if many { format!("(combined from similar events): {message}") } else { message.into() };
                 Decision::New(combined)
             }
         }
@@ -100,12 +102,27 @@ pub struct Recorder {
     component: String,
     host: String,
     memory: Arc<Mutex<EventCorrelator>>,
+    action: Option<Action>,
+}
+
+/// What a component did or tried, as `events.k8s.io/v1` tells it.
+#[derive(Clone)]
+struct Action {
+    name: &'static str,
+    /// What else it is about.
+    related: Option<ObjectReference>,
 }
 
 impl Recorder {
     /// A recorder for a component. `host` is the node's name for components of nodes, else empty.
     pub fn new(client: Client, component: impl Into<String>, host: &str) -> Self {
-        Recorder { client, component: component.into(), host: host.into(), memory: Arc::default() }
+        Recorder { client, component: component.into(), host: host.into(), memory: Arc::default(), action: None }
+    }
+
+    /// The same recorder, which writes `events.k8s.io/v1` about an action.
+    #[must_use]
+    pub fn acting(&self, name: &'static str, related: Option<ObjectReference>) -> Self {
+        Recorder { action: Some(Action { name, related }), ..self.clone() }
     }
 
     /// Records an event of type `Normal`.
@@ -136,7 +153,6 @@ impl Recorder {
         message: String,
     ) -> Result<(), kube::Error> {
         let namespace = object.namespace.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let field = object.field_path.clone().unwrap_or_default();
         let uid = object.uid.clone().or_else(|| object.name.clone()).unwrap_or_default();
         let at = apimachinery::clock::now();
@@ -147,18 +163,24 @@ impl Recorder {
         let message = match decision {
             Decision::Nothing => return Ok(()),
             Decision::New(message) => message,
-            Decision::Again(present, count) => {
-                let patch = serde_json::json!({"count": count, "lastTimestamp": now});
-                match api.patch(&present, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Decision::Again(present, count, message) => {
+                let patched = self.repeat(&namespace, &present, count, &message, at).await;
+                match patched {
                     // It expired meanwhile: write it again.
                     Err(kube::Error::Api(status)) if status.code == 404 => self.memory.lock().rename(&present, &name),
-                    other => return other.map(|_| ()),
+                    other => return other,
                 }
                 message
             }
         };
+        let metadata = ObjectMeta { name: Some(name), namespace: Some(namespace.clone()), ..Default::default() };
+        if let Some(action) = &self.action {
+            let event = self.action_event(action, metadata, object, (kind, reason), message, at);
+            let api: Api<ActionEvent> = Api::namespaced(self.client.clone(), &namespace);
+            return api.create(&PostParams::default(), &event).await.map(|_| ());
+        }
         let event = Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.clone()), ..Default::default() },
+            metadata,
             involved_object: object,
             type_: Some(kind.into()),
             reason: Some(reason.into()),
@@ -174,8 +196,75 @@ impl Recorder {
             count: Some(1),
             ..Default::default()
         };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         api.create(&PostParams::default(), &event).await.map(|_| ())
     }
+
+    /// Tells that an event has happened again.
+    async fn repeat(
+        &self,
+        namespace: &str,
+        name: &str,
+        count: i32,
+        message: &str,
+        at: Timestamp,
+    ) -> Result<(), kube::Error> {
+        if self.action.is_some() {
+            // Nothing but the series may change.
+            let patch = serde_json::json!({"series": {"count": count, "lastObservedTime": MicroTime(at)}});
+            return self.patch::<ActionEvent>(namespace, name, &patch).await;
+        }
+        let patch = serde_json::json!({"count": count, "lastTimestamp": Time(at), "message": message});
+        self.patch::<Event>(namespace, name, &patch).await
+    }
+
+    async fn patch<K>(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<(), kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+    }
+
+    fn action_event(
+        &self,
+        action: &Action,
+        metadata: ObjectMeta,
+        regarding: ObjectReference,
+        (kind, reason): (&str, &str),
+        note: String,
+        at: Timestamp,
+    ) -> ActionEvent {
+        let instance = if self.host.is_empty() { "" } else { "-" };
+        ActionEvent {
+            metadata,
+            event_time: Some(MicroTime(at)),
+            reporting_controller: Some(self.component.clone()),
+            reporting_instance: Some(format!("{}{instance}{}", self.component, self.host)),
+            action: Some(action.name.into()),
+            reason: Some(reason.into()),
+            regarding: Some(regarding),
+            related: action.related.clone(),
+            note: Some(cut(note)),
+            type_: Some(kind.into()),
+            ..Default::default()
+        }
+    }
+}
+
+/// A note is bounded by the API (`NoteLengthLimit`): what is told is told as far as it goes.
+fn cut(mut note: String) -> String {
+    const MOST: usize = 1024;
+    const CONTINUED: &str = " ...";
+    if note.len() > MOST {
+        let end = (0..=MOST - CONTINUED.len()).rev().find(|at| note.is_char_boundary(*at)).unwrap_or(0);
+        note.truncate(end);
+        note.push_str(CONTINUED);
+    }
+    note
 }
 
 /// The text of an error for events and conditions: for a Status of the API server, its message alone.
@@ -199,7 +288,7 @@ mod tests {
         let mut memory = EventCorrelator::default();
         let event_key: EventKey = ("uid/".into(), "Warning".into(), "Failed".into());
         assert_eq!(memory.decide(&event_key, "a", "1", at(0)), Decision::New("a".into()));
-        assert_eq!(memory.decide(&event_key, "a", "2", at(1)), Decision::Again("1".into(), 2));
+        assert_eq!(memory.decide(&event_key, "a", "2", at(1)), Decision::Again("1".into(), 2, "a".into()));
         for i in 0..9 {
             assert!(matches!(memory.decide(&event_key, &format!("b{i}"), "3", at(2)), Decision::New(_)));
         }
@@ -207,9 +296,15 @@ mod tests {
             memory.decide(&event_key, "c", "4", at(3)),
             Decision::New("(combined from similar events): c".into())
         );
-        assert_eq!(memory.decide(&event_key, "d", "5", at(4)), Decision::Again("4".into(), 2));
+        assert_eq!(
+            memory.decide(&event_key, "d", "5", at(4)),
+            Decision::Again("4".into(), 2, "(combined from similar events): d".into())
+        );
         memory.rename("4", "6");
-        assert_eq!(memory.decide(&event_key, "e", "7", at(5)), Decision::Again("6".into(), 2));
+        assert_eq!(
+            memory.decide(&event_key, "e", "7", at(5)),
+            Decision::Again("6".into(), 2, "(combined from similar events): e".into())
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use informer::{Key, Keyed as _, Pod, Recorder};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use crate::devices::PodDevices;
@@ -216,7 +216,8 @@ impl Scheduler {
             let marked = api.patch_status(&victim.name, &PatchParams::default(), &patch).await.map(|_| ());
             ignore_not_found(marked)?;
             ignore_not_found(api.delete(&victim.name, &DeleteParams::default()).await.map(|_| ()))?;
-            self.recorder_for(&info.pod).normal(
+            let preemptor = info.pod.object_ref(&());
+            self.recorder_for(&info.pod).acting("Preempting", Some(preemptor)).normal(
                 &*pod,
                 "Preempted",
                 format!("Preempted by pod {} on node {}", info.pod.uid().unwrap_or_default(), found.node),
@@ -236,7 +237,7 @@ impl Scheduler {
             api.create_subresource("binding", &pod.name_any(), &PostParams::default(), &binding).await?;
         let text =
             format!("Successfully assigned {}/{} to {node}", pod.namespace().unwrap_or_default(), pod.name_any());
-        self.recorder_for(pod).normal(pod, "Scheduled", text);
+        self.recorder_for(pod).acting("Binding", None).normal(pod, "Scheduled", text);
         Ok(())
     }
 
@@ -250,7 +251,7 @@ impl Scheduler {
         if told.is_some_and(|c| c.message.as_deref() == Some(message)) {
             return Ok(());
         }
-        self.recorder_for(pod).warning(pod, "FailedScheduling", message);
+        self.recorder_for(pod).acting("Scheduling", None).warning(pod, "FailedScheduling", message);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let patch = Patch::Strategic(json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False",
             "reason": reason, "message": message, "lastTransitionTime": apimachinery::clock::now_rfc3339()}]}}));

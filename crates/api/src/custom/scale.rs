@@ -6,8 +6,11 @@ use serde_json::Value;
 /// Where a custom kind keeps what `scale` shows, as field names from the root.
 #[derive(Debug, Clone)]
 pub struct ScalePaths {
+    /// The number that is wanted (`specReplicasPath`).
     pub spec_replicas: Vec<String>,
+    /// The number that is there (`statusReplicasPath`).
     pub status_replicas: Vec<String>,
+    /// The selector of the pods, as text (`labelSelectorPath`).
     pub selector: Option<Vec<String>>,
 }
 

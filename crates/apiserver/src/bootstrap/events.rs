@@ -23,8 +23,12 @@ pub async fn expire(server: Weak<ApiServer>) {
         let oldest = apimachinery::clock::now() - EVENT_TTL;
         for entry in server.cache.of(kinds::EVENTS).list(&Filter::default()).0 {
             let event = entry.parse();
-            let times =
-                [event.str_at(&["lastTimestamp"]), event.str_at(&["eventTime"]), event.meta("creationTimestamp")];
+            let times = [
+                event.str_at(&["series", "lastObservedTime"]),
+                event.str_at(&["lastTimestamp"]),
+                event.str_at(&["eventTime"]),
+                event.meta("creationTimestamp"),
+            ];
             let last = times.iter().filter_map(|t| t.parse::<Timestamp>().ok()).max();
             if last.is_some_and(|t| t < oldest) {
                 let key = store_key(kinds::EVENTS, &entry.key).into();

@@ -147,6 +147,9 @@ async fn profiles_are_chosen_by_name() {
     let events = cluster.list("/api/v1/namespaces/default/events").await;
     let bound = events.iter().find(|e| e["involvedObject"]["name"] == "p0" && e["reason"] == "Scheduled").unwrap();
     assert_eq!(bound["reportingComponent"], "packing");
+    // It is written as an event of `events.k8s.io/v1`, as upstream's scheduler writes them.
+    assert!(bound["action"] == "Binding" && bound["source"]["component"].is_null(), "{bound}");
+    assert!(bound["eventTime"].is_string() && bound["lastTimestamp"].is_null(), "{bound}");
 }
 
 #[tokio::test(start_paused = true)]
