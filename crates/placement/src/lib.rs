@@ -11,7 +11,7 @@ mod volumes;
 
 pub use device_taints::{rule_taints, tolerates_device};
 pub use ports::{HostPort, host_ports_conflict};
-pub use volumes::{storage_amount, volume_fits, volume_rank, volume_satisfies};
+pub use volumes::{claim_class, storage_amount, volume_fits, volume_rank, volume_satisfies};
 
 use std::collections::BTreeMap;
 

@@ -12,6 +12,20 @@ pub fn storage_amount(map: Option<&BTreeMap<String, Quantity>>) -> Number {
     map.and_then(|m| m.get("storage")).and_then(|q| q.0.parse().ok()).unwrap_or_default()
 }
 
+/// The annotation that named the class before there was a field for it. It counts before the field.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The class that a claim names; empty if it wants none.
+pub fn claim_class(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let annotated = claim.annotations().get(CLASS_ANNOTATION).map(String::as_str);
+    annotated.or_else(|| claim.spec.as_ref()?.storage_class_name.as_deref())
+}
+
+fn volume_class(volume: &PersistentVolume) -> &str {
+    let annotated = volume.annotations().get(CLASS_ANNOTATION).map(String::as_str);
+    annotated.or_else(|| volume.spec.as_ref()?.storage_class_name.as_deref()).unwrap_or_default()
+}
+
 /// Whether a volume has what a claim asks for.
 ///
 /// # Errors
@@ -27,7 +41,7 @@ pub fn volume_satisfies(claim: &PersistentVolumeClaim, volume: &PersistentVolume
     if storage_amount(offered.capacity.as_ref()) < asked {
         return Err("requested PV is too small".into());
     }
-    if class(&wanted.storage_class_name) != class(&offered.storage_class_name) {
+    if claim_class(claim).unwrap_or_default() != volume_class(volume) {
         return Err("storageClassName does not match".into());
     }
     if class(&wanted.volume_attributes_class_name) != class(&offered.volume_attributes_class_name) {
@@ -65,4 +79,32 @@ pub fn volume_fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> 
 pub fn volume_rank(volume: &PersistentVolume) -> (bool, Number) {
     let spec = volume.spec.as_ref();
     (spec.is_none_or(|s| s.claim_ref.is_none()), storage_amount(spec.and_then(|s| s.capacity.as_ref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn claims_and_volumes_name_their_class_by_annotation_too() {
+        let annotated = |mut object: Value, class: &str| {
+            object["metadata"] = json!({"name": "x", "annotations": {CLASS_ANNOTATION: class}});
+            object
+        };
+        let claim = json!({"metadata": {"name": "x"}, "spec": {"storageClassName": "new"}});
+        let volume = claim.clone();
+        let fits = |claim: &Value, volume: &Value| {
+            let claim: PersistentVolumeClaim = serde_json::from_value(claim.clone()).unwrap();
+            let volume: PersistentVolume = serde_json::from_value(volume.clone()).unwrap();
+            volume_satisfies(&claim, &volume)
+        };
+        assert_eq!(fits(&claim, &volume), Ok(()));
+        // The annotation counts before the field.
+        let (old_claim, old_volume) = (annotated(claim.clone(), "old"), annotated(volume.clone(), "old"));
+        assert_eq!(fits(&old_claim, &old_volume), Ok(()));
+        assert_eq!(fits(&old_claim, &volume), Err("storageClassName does not match".into()));
+        assert_eq!(fits(&claim, &old_volume), Err("storageClassName does not match".into()));
+    }
 }

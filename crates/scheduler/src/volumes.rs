@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use apimachinery::LabelSelector;
 use informer::{Claim, Key, Keyed as _, Pod};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIStorageCapacity, StorageClass};
 use kube::ResourceExt as _;
 
@@ -35,7 +35,7 @@ impl Scheduler {
     fn attachable_volume(&self, claim: &PersistentVolumeClaim) -> Option<(String, String)> {
         let spec = claim.spec.as_ref()?;
         let Some(name) = &spec.volume_name else {
-            let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref()?))?;
+            let class = self.classes.get(&Key::new("", placement::claim_class(claim)?))?;
             return Some((class.provisioner.clone(), claim.key().to_string()));
         };
         let volume = self.volumes.get(&Key::new("", name))?;
@@ -84,7 +84,7 @@ impl Scheduler {
             }
             match &spec.volume_name {
                 Some(name) => self.add_bound(&claim, name, &mut volumes)?,
-                None => self.add_unbound(&claim, &spec, &mut volumes)?,
+                None => self.add_unbound(&claim, &mut volumes)?,
             }
         }
         Ok(volumes)
@@ -160,13 +160,8 @@ impl Scheduler {
     }
 
     /// A claim without a volume: one is provisioned where the pod goes, if its class waits for that.
-    fn add_unbound(
-        &self,
-        claim: &PersistentVolumeClaim,
-        spec: &PersistentVolumeClaimSpec,
-        to: &mut PodVolumes,
-    ) -> Result<(), VolumeError> {
-        let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref().unwrap_or("")));
+    fn add_unbound(&self, claim: &PersistentVolumeClaim, to: &mut PodVolumes) -> Result<(), VolumeError> {
+        let class = self.classes.get(&Key::new("", placement::claim_class(claim).unwrap_or("")));
         let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
         if !waits {
             return Err(VolumeError::Unschedulable("pod has unbound immediate PersistentVolumeClaims".into()));

@@ -49,6 +49,7 @@ pub use strategy::{Absent, Deletion, Dependents, SelectedField, StatusKeeps, Str
 pub use subresource::Subresource;
 
 pub(crate) use self::apiextensions::custom_resource_definition as definition;
+pub use self::core::persistent_volume_claim::{class_of as storage_class_of, has_class as names_storage_class};
 pub use self::core::resource_quota::usage as quota;
 
 pub use self::admissionregistration::*;

@@ -142,6 +142,15 @@ async fn classes_that_are_default_are_filled_in() {
         assert_eq!(made["spec"]["storageClassName"], want);
         assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
     }
+    // As manifests of before there was a field for it say it, of claims and of classes.
+    let mut older = claim("older", Value::Null);
+    older["metadata"]["annotations"] = json!({"volume.beta.kubernetes.io/storage-class": "slow"});
+    assert!(server.create(claims, older).await["spec"].get("storageClassName").is_none());
+    let mut beta = storage("beta", "false");
+    beta["metadata"]["annotations"] = json!({"storageclass.beta.kubernetes.io/is-default-class": "true"});
+    server.create("/apis/storage.k8s.io/v1/storageclasses", beta).await;
+    server.json("DELETE", "/apis/storage.k8s.io/v1/storageclasses/fast", &json!({})).await;
+    assert_eq!(server.create(claims, claim("d", Value::Null)).await["spec"]["storageClassName"], "beta");
     let ingress = |name: &str| {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name},
         "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})

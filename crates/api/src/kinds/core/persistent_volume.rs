@@ -178,7 +178,7 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         o.str_at(&["spec", "persistentVolumeReclaimPolicy"]).into(),
         phase.into(),
         claim.into(),
-        o.str_at(&["spec", "storageClassName"]).into(),
+        super::persistent_volume_claim::class_of(o).into(),
         attributes_class(o),
         o.str_at(&["status", "reason"]).into(),
         age(o, now),

@@ -126,11 +126,25 @@ fn validate_status(object: &Value, _: &Value, causes: &mut Causes) {
     }
 }
 
+/// The annotation that named the class before there was a field for it. It counts before the field.
+const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The class of a claim or volume (`GetPersistentVolumeClaimClass`).
+pub fn class_of(object: &Value) -> &str {
+    let annotated = object.at(&["metadata", "annotations", CLASS_ANNOTATION]).as_str();
+    annotated.unwrap_or_else(|| object.str_at(&["spec", "storageClassName"]))
+}
+
+/// Whether a claim says which class it wants, if only that it wants none (`PersistentVolumeClaimHasClass`).
+pub fn has_class(claim: &Value) -> bool {
+    claim.at(&["metadata", "annotations", CLASS_ANNOTATION]).is_string() || !claim["spec"]["storageClassName"].is_null()
+}
+
 fn usage(claim: &Value, usage: &mut Usage) {
     count(usage, KIND.plural);
     let storage = Quantity::from_json(claim.at(&["spec", "resources", "requests", "storage"])).unwrap_or_default();
     add(usage, "requests.storage", storage);
-    let class = claim.str_at(&["spec", "storageClassName"]);
+    let class = class_of(claim);
     if !class.is_empty() {
         let prefix = format!("{class}.storageclass.storage.k8s.io");
         add(usage, format!("{prefix}/requests.storage"), storage);
@@ -164,7 +178,7 @@ fn row(o: &Value, now: Timestamp) -> Vec<Value> {
         o.str_at(&["spec", "volumeName"]).into(),
         capacity,
         modes,
-        o.str_at(&["spec", "storageClassName"]).into(),
+        class_of(o).into(),
         attributes_class(o),
         age(o, now),
         o.str_at(&["spec", "volumeMode"]).into(),

@@ -29,7 +29,7 @@ pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &
     if old.str_at(&["status", "phase"]) != "Bound" {
         return refuse("Only bound persistent volume claims can be expanded");
     }
-    let class = object_key("", object.str_at(&["spec", "storageClassName"]));
+    let class = object_key("", kinds::storage_class_of(object));
     let class = server.cache.of(kinds::STORAGE_CLASSES).get(&class).map(|c| c.parse());
     if class.is_some_and(|c| c["allowVolumeExpansion"] == true) {
         return Ok(());

@@ -1,10 +1,11 @@
 //! Claims: each is bound to a volume, and protected while a pod uses it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use informer::{Key, Keyed as _, Pod};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -68,8 +69,7 @@ impl Binder {
         let mut candidates: Vec<_> =
             self.volumes.list().into_iter().filter(|v| placement::volume_fits(claim, v)).collect();
         candidates.sort_by_cached_key(|volume| placement::volume_rank(volume));
-        let spec = claim.spec.clone().unwrap_or_default();
-        let class = self.classes.get(&Key::new("", spec.storage_class_name.as_deref().unwrap_or_default()));
+        let class = self.classes.get(&Key::new("", placement::claim_class(claim).unwrap_or_default()));
         let waits = class.as_ref().is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
         let selected = claim.annotations().get(SELECTED_NODE).cloned();
         if let Some(node) = selected.as_ref().filter(|_| waits).and_then(|name| self.nodes.get(&Key::new("", name))) {
@@ -81,7 +81,7 @@ impl Binder {
         }
         match class {
             Some(class) => self.request_volume(claim, &class, waits, selected).await,
-            None => self.without_class(claim, &spec).await,
+            None => self.without_class(claim).await,
         }
     }
 
@@ -106,15 +106,18 @@ impl Binder {
     }
 
     /// A claim whose class isn't there, or that has none: it gets the default one as soon as there is one.
-    async fn without_class(&self, claim: &PersistentVolumeClaim, spec: &PersistentVolumeClaimSpec) -> Result {
+    async fn without_class(&self, claim: &PersistentVolumeClaim) -> Result {
+        const MARKS: [&str; 2] =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
         let is_default = |class: &Arc<StorageClass>| {
-            class.annotations().get("storageclass.kubernetes.io/is-default-class").map(String::as_str) == Some("true")
+            MARKS.iter().any(|mark| class.annotations().get(*mark).map(String::as_str) == Some("true"))
         };
-        match spec.storage_class_name.as_deref() {
+        match placement::claim_class(claim) {
             None => {
                 let defaults = self.classes.list().into_iter().filter(|c| is_default(c));
-                // Of several the newest.
-                let Some(class) = defaults.max_by_key(|c| c.metadata.creation_timestamp.as_ref().map(|t| t.0)) else {
+                // Of several the newest, and of equals the first by name.
+                let age = |c: &Arc<StorageClass>| c.metadata.creation_timestamp.as_ref().map(|t| t.0);
+                let Some(class) = defaults.max_by_key(|c| (age(c), Reverse(c.name_any()))) else {
                     let text = "no persistent volumes available for this claim and no storage class is set";
                     self.context.events.normal(claim, "FailedBinding", text);
                     return Ok(());
