@@ -1,12 +1,12 @@
 //! Decoding the bodies of requests: JSON, YAML or protobuf, into objects of their kind (upstream's strict decoding).
 
-use apimachinery::{ObjectExt as _, Status, yaml};
+use apimachinery::{Cause, ObjectExt as _, Status, yaml};
 use bounded::{BodyError, Limits};
 use bytes::Bytes;
 use http::{Request, header};
 use serde_json::Value;
 
-use api::{Kind, protobuf};
+use api::{KINDS, Kind, protobuf};
 
 use crate::ApiServer;
 use crate::request::{DeleteOptions, FieldValidation, Query};
@@ -189,20 +189,44 @@ fn check_kind(object: &Value, kind: &Kind, form: Content) -> Result<(), Status> 
     }
     let (version, name) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
     let expected = kind.api_version();
-    let is_applied = form == Content::Applied;
-    if is_applied && version != expected {
+    if form == Content::Applied {
+        return if version == expected && name == kind.kind {
+            Ok(())
+        } else {
+            let (group, version) = version.split_once('/').unwrap_or(("", version));
+            Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={name}")))
+        };
+    }
+    if !version.is_empty() && version != expected {
         return Err(Status::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
+            "the API version in the data ({version}) does not match the expected API version ({expected})"
         )));
     }
-    let has_kind = is_applied || !name.is_empty();
-    if (!version.is_empty() && version != expected) || (has_kind && name != kind.kind) {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({version}, kind {name}) does not match the expected API version ({expected}, kind {})",
-            kind.kind
-        )));
+    if name.is_empty() || name == kind.kind {
+        return Ok(());
     }
-    Ok(())
+    if kind.custom {
+        let cause = Cause::invalid("kind", &Value::from(name), &format!("must be {}", kind.kind));
+        return Err(kind.invalid(object.name(), vec![cause]));
+    }
+    Err(Status::bad_request(format!(
+        "{name} in version {:?} cannot be handled as a {}: {}",
+        kind.version,
+        kind.kind,
+        unconvertible(kind, name)
+    )))
+}
+
+/// Why Go makes nothing of an object of another kind of the same version.
+fn unconvertible(kind: &Kind, name: &str) -> String {
+    let version = kind.version;
+    let is_known = KINDS.iter().any(|k| k.group == kind.group && k.version == version && k.kind == name);
+    if !is_known {
+        let scheme = "pkg/api/legacyscheme/scheme.go:30";
+        return format!("no kind {name:?} is registered for version {:?} in scheme {scheme:?}", kind.api_version());
+    }
+    let package = kind.group.split('.').next().filter(|package| !package.is_empty()).unwrap_or("core");
+    format!("converting ({version}.{name}) to ({package}.{}): unknown conversion", kind.kind)
 }
 
 /// The options of a deletion: its body, if it has one, and its query.

@@ -31,7 +31,7 @@ pub async fn create(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let eviction = decode::of_type(request, "io.k8s.api.policy.v1.Eviction").await?;
-    if !eviction.name().is_empty() && eviction.name() != info.path.name {
+    if eviction.name() != info.path.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let options = DeleteOptions::from_json(&eviction["deleteOptions"], &info.query)?;
@@ -77,7 +77,8 @@ async fn take_from_budget(server: &Arc<ApiServer>, entry: &Entry, pod: &Value, d
     let Some(budget) = covering.next() else { return Ok(()) };
     if covering.next().is_some() {
         let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-        return Err(Status::internal(text));
+        // Upstream gives no reason.
+        return Err(Status::new(500, "", text));
     }
     let conditions = pod.array_at(&["status", "conditions"]);
     let is_ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");

@@ -33,6 +33,34 @@ fn map(extra: Value) -> Vec<u8> {
     object.to_string().into_bytes()
 }
 
+/// Objects of other kinds than their path's.
+fn of_other_kinds() -> Vec<Wrong> {
+    vec![
+        wrong(
+            "POST",
+            MAPS,
+            map(json!({"kind": "Secret"})),
+            (
+                400,
+                "BadRequest",
+                "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion",
+            ),
+        ),
+        wrong(
+            "POST",
+            MAPS,
+            map(json!({"kind": "Map"})),
+            (400, "BadRequest", "no kind \"Map\" is registered for version \"v1\""),
+        ),
+        wrong(
+            "POST",
+            MAPS,
+            map(json!({"apiVersion": "apps/v1"})),
+            (400, "BadRequest", "the API version in the data (apps/v1) does not match the expected API version (v1)"),
+        ),
+    ]
+}
+
 fn cases() -> Vec<Wrong> {
     let one = "/api/v1/namespaces/default/configmaps/here";
     let of_kind = |kind: &'static str, case: Wrong| Wrong { kind, ..case };
@@ -152,7 +180,7 @@ async fn what_is_wrong_is_told() {
     let server = Server::start().await;
     server.create(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "here"}})).await;
     let mut bad = Vec::new();
-    for case in cases() {
+    for case in cases().into_iter().chain(of_other_kinds()) {
         let request = Request::builder().method(case.method).uri(case.path).header("content-type", case.kind);
         let (code, _, bytes) = read(server.send(request.body(Bytes::from(case.body)).unwrap()).await).await;
         let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();

@@ -221,6 +221,18 @@ async fn what_a_pointer_says_counts_also_if_it_is_empty() {
         (job("completionMode: ''"), "spec.completionMode"),
         (job("podReplacementPolicy: ''"), "spec.podReplacementPolicy"),
         (cron.into(), "spec.timeZone: Invalid value: \"\": timeZone must be nil or non-empty string"),
+        (
+            cron.replace("timeZone: ''", "timeZone: Local"),
+            "spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ),
+        (
+            cron.replace("timeZone: ''", "timeZone: Mars/Base").replace("@daily", "TZ=UTC @daily"),
+            "spec.timeZone: Invalid value: \"Mars/Base\": unknown time zone Mars/Base",
+        ),
+        (
+            cron.replace("timeZone: ''", "suspend: true").replace("@daily", "TZ=UTC @daily"),
+            "spec.schedule: Invalid value: \"TZ=UTC @daily\": cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        ),
         (claim("volumeMode: ''"), "spec.volumeMode"),
         (slice("hostname: ''"), "endpoints[0].hostname"),
         (slice("nodeName: ''"), "endpoints[0].nodeName"),

@@ -332,6 +332,12 @@ async fn an_eviction_asks_the_budget() {
         "{answer}"
     );
     assert_eq!(evict("gone", json!({})).await.0, 404);
+    let other = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "o"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
+    server.create(budgets, other).await;
+    let (code, answer) = evict("q", json!({})).await;
+    let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    assert_eq!((code.as_u16(), &answer["message"], answer.get("reason")), (500, &json!(why), None), "{answer}");
 }
 
 #[tokio::test]

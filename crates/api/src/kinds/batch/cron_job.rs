@@ -1,6 +1,6 @@
 //! `CronJob`: Jobs by a schedule.
 
-use apimachinery::cron::Schedule;
+use apimachinery::cron::{self, Schedule};
 use apimachinery::{Cause, ObjectExt as _, clock};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -40,22 +40,47 @@ fn defaults(object: &mut Value) {
     set(object.as_object_mut(), "status", json!({}));
 }
 
-fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
-    let (schedule, zone) = (object.str_at(&["spec", "schedule"]), object.str_at(&["spec", "timeZone"]));
-    if schedule.is_empty() {
-        causes.push(Cause::required("spec.schedule", ""));
-    } else if schedule.contains("TZ=") {
-        let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-        causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], why));
-    } else if object["spec"]["timeZone"] == "" {
-        let why = "timeZone must be nil or non-empty string";
-        causes.push(Cause::invalid("spec.timeZone", &object["spec"]["timeZone"], why));
-    } else if let Err(why) = Schedule::read(schedule, None) {
-        causes.push(Cause::invalid("spec.schedule", &object["spec"]["schedule"], &why));
-    } else if let Err(why) = Schedule::read(schedule, Some(zone)) {
-        causes.push(Cause::invalid("spec.timeZone", &object["spec"]["timeZone"], &why));
+fn check_schedule(schedule: &str, causes: &mut Causes) {
+    let mut invalid = |why: &str| causes.push(Cause::invalid("spec.schedule", &json!(schedule), why));
+    let is_zoned = schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=");
+    let plain = if is_zoned { schedule.split_once(' ').map_or("", |(_, rest)| rest.trim()) } else { schedule };
+    if let Err(why) = Schedule::read(plain, None) {
+        invalid(&why);
     }
-    if object.name().len() > 52 {
+    if schedule.contains("TZ") {
+        invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+    }
+}
+
+fn check_zone(zone: &Value, causes: &mut Causes) {
+    let Some(name) = zone.as_str() else { return };
+    let mut invalid = |why: &str| causes.push(Cause::invalid("spec.timeZone", zone, why));
+    if name.is_empty() {
+        return invalid("timeZone must be nil or non-empty string");
+    }
+    // What it is depends on the machine.
+    if name.eq_ignore_ascii_case("local") {
+        invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+    }
+    if name != "Local"
+        && let Err(why) = cron::time_zone(name)
+    {
+        invalid(&why);
+    }
+}
+
+fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let spec = &object["spec"];
+    match object.str_at(&["spec", "schedule"]) {
+        "" => causes.push(Cause::required("spec.schedule", "")),
+        schedule => check_schedule(schedule, causes),
+    }
+    // A zone that the database had when it was written stays.
+    if old.is_none_or(|old| old["spec"]["timeZone"] != spec["timeZone"]) {
+        check_zone(&spec["timeZone"], causes);
+    }
+    // The controller appends a dash and ten digits.
+    if old.is_none() && object.name().len() > 52 {
         let why = "must be no more than 52 characters";
         causes.push(Cause::invalid("metadata.name", &object["metadata"]["name"], why));
     }

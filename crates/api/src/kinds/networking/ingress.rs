@@ -46,7 +46,9 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
             rule.at("http").at("paths").require("", causes);
         }
         for path in rule.at("http").at("paths").items() {
-            path.at("pathType").must_be(&["Exact", "ImplementationSpecific", "Prefix"], causes);
+            if path.at("pathType").require("pathType must be specified", causes) {
+                path.at("pathType").one_of(&["Exact", "ImplementationSpecific", "Prefix"], causes);
+            }
             check_path(&path, causes);
             backend(&path.at("backend"), causes);
         }

@@ -57,7 +57,7 @@ fn validate(object: &Value, _: Option<&Value>, causes: &mut Causes) {
 }
 
 fn check_port(of: &Field<'_>, causes: &mut Causes) {
-    of.at("protocol").one_of(&["SCTP", "TCP", "UDP"], causes);
+    of.at("protocol").one_of(&["TCP", "UDP", "SCTP"], causes);
     let (port, end) = (of.at("port"), of.at("endPort"));
     if port.is_set() {
         port.port_or_name(causes);

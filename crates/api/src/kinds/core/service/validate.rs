@@ -114,10 +114,11 @@ fn addresses_stay(old: &Value, ips: &[&str], names: &[&str], policy: &Field<'_>,
                 Some(is) if *is == was => {}
                 None if i > 0 && may_lose => {}
                 None if i > 0 => {
-                    let why = "must be 'SingleStack' to release the secondary one";
-                    causes.push(Cause::invalid("spec.ipFamilyPolicy", policy.value, why));
+                    let what = if field == "clusterIPs" { "clusterIP" } else { "ipFamily" };
+                    let why = format!("must be set to 'SingleStack' when releasing the secondary {what}");
+                    causes.push(Cause::invalid("spec.ipFamilyPolicy", policy.value, &why));
                 }
-                is => causes.push(Cause::invalid(&path, &json!(is), "may not change once set")),
+                _ => causes.push(Cause::invalid(&path, &json!(new), "may not change once set")),
             }
         }
     }
