@@ -106,14 +106,17 @@ fn kept_by_status(kind: &Kind, new: &Value, old: &Value) -> Vec<String> {
     fields.iter().map(|field| (*field).to_string()).collect()
 }
 
-/// Raises the generation when something other than metadata and status changed.
+/// Raises the generation when something other than metadata and status changed. A status that has no subresource of its own is a part of
+/// a custom resource like any other.
 pub fn count_generation(kind: &Kind, new: &mut Value, old: &Value) {
     if !kind.has_generation {
         return;
     }
     let generation = old.i64_at(&["metadata", "generation"]).unwrap_or(0);
     let mut keys = new.as_object().into_iter().chain(old.as_object()).flat_map(serde_json::Map::keys);
-    let changed = keys.any(|k| !matches!(k.as_str(), "metadata" | "status") && new.get(k) != old.get(k));
+    let status_counts = kind.custom && !kind.has_status();
+    let counts = |key: &str| key != "metadata" && (key != "status" || status_counts);
+    let changed = keys.any(|k| counts(k) && new.get(k) != old.get(k));
     new.set_meta("generation", json!(if changed { generation + 1 } else { generation.max(1) }));
 }
 

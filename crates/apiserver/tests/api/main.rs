@@ -22,6 +22,7 @@ mod match_policy;
 mod namesakes;
 mod plugins;
 mod policies;
+mod products;
 mod protobuf;
 mod reads;
 mod reports;
