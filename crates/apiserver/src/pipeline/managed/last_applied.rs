@@ -39,8 +39,9 @@ pub(super) fn update(writer: &FieldManager, applied: &Value, object: &mut Value)
         return;
     }
     let mut config = applied.clone();
-    if let Some(annotations) = config["metadata"]["annotations"].as_object_mut() {
-        annotations.remove(ANNOTATION);
+    match config["metadata"]["annotations"].as_object_mut() {
+        Some(annotations) => drop(annotations.remove(ANNOTATION)),
+        None => drop(config.meta_mut().remove("annotations")),
     }
     let Some(annotations) = object["metadata"]["annotations"].as_object_mut() else { return };
     annotations.insert(ANNOTATION.into(), format!("{config}\n").into());
