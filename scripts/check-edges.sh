@@ -6,8 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 layer() {
   case $1 in
-    bounded | apimachinery | expressions | api | tasks) echo 1 ;;
-    cri | csi | plugins | gateway | http1 | store | pki | placement | runtime | network | informer) echo 2 ;;
+    bounded | apimachinery | expressions | pki | api | tasks) echo 1 ;;
+    cri | csi | plugins | gateway | http1 | store | placement | runtime | network | informer) echo 2 ;;
     apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl) echo 3 ;;
     timonel) echo 4 ;;
     testkit | e2e | bench) echo 5 ;;

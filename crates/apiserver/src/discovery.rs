@@ -39,6 +39,9 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 fn verbs(kind: &Kind) -> Value {
     match kind.verbs {
+        Verbs::All if !kind.strategy.deletion.by_collection => {
+            json!(ALL_VERBS.iter().filter(|verb| **verb != "deletecollection").collect::<Vec<_>>())
+        }
         Verbs::All => json!(ALL_VERBS),
         Verbs::Create => json!(["create"]),
         Verbs::Read => json!(["get", "list"]),

@@ -14,6 +14,9 @@ mod ca;
 mod certificate_request;
 mod jwt;
 mod kubeconfig;
+mod pem;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+mod pod_certificate;
 pub mod rotation;
 mod tls;
 mod token;
@@ -25,6 +28,11 @@ pub use ca::{
 pub use certificate_request::{CertificateRequest, SigningProfile, parse_certificate_request};
 pub use jwt::{TokenKey, detached_signature};
 pub use kubeconfig::kubeconfig;
+pub use pem::{PemBlock, pem_blocks, to_pem};
+pub use pod_certificate::{
+    KEY_TYPES, KeyAndRequest, KeyFault, KeyType, Leaf, is_certificate, key_of_request, leaf, new_key_and_request,
+    trust_anchors,
+};
 pub use rotation::{ManagedCertificate, RotatingCertificate};
 pub use tls::{InsecureSkipVerify, certified_key};
 pub use token::{JoinToken, TokenError, random_secret};

@@ -6,6 +6,7 @@ use apimachinery::{Cause, Status};
 use serde_json::Value;
 
 use super::{Strategy, Subresource};
+use crate::validate::field::STRICT;
 use crate::validate::{finalizers_are_qualified, metadata};
 
 /// Which verbs a resource has.
@@ -255,6 +256,16 @@ impl Kind {
             finalizers_are_qualified(object, &mut causes);
         }
         (self.strategy.validate)(object, old, &mut causes);
+        let is_strict = |cause: &Cause| STRICT.iter().any(|why| cause.message.ends_with(why));
+        if let Some(old) = old
+            && causes.iter().any(is_strict)
+        {
+            let mut before = Vec::new();
+            (self.strategy.validate)(old, None, &mut before);
+            let was_there =
+                |cause: &Cause| before.iter().any(|b| (&b.field, &b.message) == (&cause.field, &cause.message));
+            causes.retain(|cause| !is_strict(cause) || !was_there(cause));
+        }
         causes
     }
 

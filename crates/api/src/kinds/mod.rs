@@ -40,6 +40,7 @@ mod rbac;
 mod resource;
 mod scheduling;
 mod storage;
+mod storagemigration;
 
 use std::iter::{Copied, Flatten};
 use std::slice::Iter;
@@ -72,6 +73,7 @@ pub use self::rbac::*;
 pub use self::resource::*;
 pub use self::scheduling::*;
 pub use self::storage::*;
+pub use self::storagemigration::*;
 
 /// In the category `all`, which `kubectl get all` lists.
 const ALL: &[&str] = &["all"];
@@ -117,6 +119,7 @@ pub const KINDS: Kinds = Kinds(&[
     apiregistration::KINDS,
     flowcontrol::KINDS,
     resource::KINDS,
+    storagemigration::KINDS,
     authentication::KINDS,
     authorization::KINDS,
 ]);

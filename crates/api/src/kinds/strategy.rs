@@ -83,6 +83,8 @@ pub struct Deletion {
     pub dependents: Dependents,
     /// The answer is the last state of the object, and no Status.
     pub returns_object: bool,
+    /// Whether all that a selector takes can be deleted in one request.
+    pub by_collection: bool,
 }
 
 impl Deletion {
@@ -94,6 +96,7 @@ impl Deletion {
         is_held: |_| false,
         dependents: Dependents::Collected,
         returns_object: false,
+        by_collection: true,
     };
 }
 

@@ -1,10 +1,31 @@
 //! A value and the path that leads to it, with the checks that all kinds share.
 
+use std::net::IpAddr;
+
 use apimachinery::{Cause, LabelSelector, ObjectExt as _, Quantity, names};
 use serde_json::{Value, json};
 
 /// Where the causes go.
 pub type Causes = Vec<Cause>;
+
+/// What is wrong with addresses and networks that some read in another way than others. Objects from before this was refused keep them.
+pub const STRICT: [&str; 5] = [
+    "must not have leading 0s",
+    "must not be an IPv4-mapped IPv6 address",
+    "must not have leading 0s in IP or prefix length",
+    "must not have an IPv4-mapped IPv6 address",
+    "must not have bits set beyond the prefix length",
+];
+
+/// Whether a text would be an address of IPv4 without zeros that some take for the sign of octal numbers.
+fn has_leading_zeros(text: &str) -> bool {
+    let plain = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_string(),
+        rest => rest.to_string(),
+    };
+    let all: Vec<String> = text.split('.').map(plain).collect();
+    all.join(".").parse::<std::net::Ipv4Addr>().is_ok()
+}
 
 /// A field of an object under check.
 #[derive(Clone)]
@@ -144,27 +165,30 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// An IP address of either family.
+    /// An address in a form that everybody reads alike (KEP-4858): what an object has already may stay ([`STRICT`]).
     pub fn address(&self, causes: &mut Causes) {
-        if self.text().parse::<std::net::IpAddr>().is_err() {
-            self.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", causes);
+        match self.text().parse::<IpAddr>() {
+            Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => self.invalid(STRICT[1], causes),
+            Ok(_) => {}
+            Err(_) if has_leading_zeros(self.text()) => self.invalid(STRICT[0], causes),
+            Err(_) => self.invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", causes),
         }
     }
 
     /// Refuses addresses that mean another machine for everybody who reads them (upstream's `ValidateNonSpecialIP`).
     pub fn not_special(&self, causes: &mut Causes) {
-        let Ok(ip) = self.text().parse::<std::net::IpAddr>() else { return };
+        let Ok(ip) = self.text().parse::<IpAddr>() else { return };
         let ip = ip.to_canonical();
         let link_local = match ip {
-            std::net::IpAddr::V4(v4) => v4.is_link_local(),
-            std::net::IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
         };
         let why = match ip {
             _ if ip.is_unspecified() => format!("may not be unspecified ({ip})"),
             _ if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)".into(),
             _ if link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)".into(),
             _ if ip.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)".into(),
-            std::net::IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address".into(),
+            IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address".into(),
             _ => return,
         };
         self.invalid(&why, causes);
@@ -172,9 +196,19 @@ impl<'a> Field<'a> {
 
     /// A network such as `10.0.0.0/8`.
     pub fn network(&self, causes: &mut Causes) -> Option<ipnet::IpNet> {
-        let read = self.text().trim().parse().ok();
-        if read.is_none() {
-            self.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)", causes);
+        let text = self.text().trim();
+        let read = text.parse::<ipnet::IpNet>().ok();
+        let mapped = |network: &ipnet::IpNet| matches!(network.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+        let zeros = |address: &str| address.parse::<IpAddr>().is_err() && has_leading_zeros(address);
+        if text.split_once('/').is_some_and(|(address, _)| zeros(address)) {
+            self.invalid(STRICT[2], causes);
+        } else {
+            match &read {
+                Some(network) if mapped(network) => self.invalid(STRICT[3], causes),
+                Some(network) if network.trunc() != *network => self.invalid(STRICT[4], causes),
+                Some(_) => {}
+                None => self.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)", causes),
+            }
         }
         read
     }
@@ -280,6 +314,12 @@ pub fn too_many(field: &Field<'_>, most: usize, causes: &mut Causes) {
         let message = format!("Too many: {count}: must have at most {most} items");
         causes.push(Cause { reason: "FieldValueTooMany", field: field.path.clone(), message });
     }
+}
+
+/// More bytes than a text may have.
+pub fn too_long(path: impl Into<String>, most: usize) -> Cause {
+    let message = format!("Too long: may not be more than {most} bytes");
+    Cause { reason: "FieldValueTooLong", field: path.into(), message }
 }
 
 /// A cause for a value that isn't in the object as such.

@@ -3,6 +3,8 @@
 use apimachinery::{Cause, ObjectExt as _, names};
 use serde_json::{Value, json};
 
+use super::field::too_long;
+
 /// Names, labels, annotations, owners, and what an update may not change.
 pub fn metadata(
     check_name: fn(&str) -> Result<(), String>,
@@ -157,15 +159,19 @@ pub fn labels(map: &Value, field: &str, causes: &mut Vec<Cause>) {
 const ANNOTATIONS_LIMIT: usize = 256 << 10;
 
 fn annotations(map: &Value, field: &str, causes: &mut Vec<Cause>) {
-    let mut size = 0;
-    for (key, value) in map.as_object().into_iter().flatten() {
+    for key in map.as_object().into_iter().flat_map(|map| map.keys()) {
         if let Err(why) = names::qualified_name(&key.to_ascii_lowercase()) {
             causes.push(Cause::invalid(field, &json!(key), &why));
         }
-        size += key.len() + value.as_str().map_or(0, str::len);
     }
+    annotations_size(map, field, causes);
+}
+
+/// How large annotations may be together, those of objects and those for signers of certificates.
+pub fn annotations_size(map: &Value, field: &str, causes: &mut Vec<Cause>) {
+    let entries = map.as_object().into_iter().flatten();
+    let size: usize = entries.map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if size > ANNOTATIONS_LIMIT {
-        let message = format!("Too long: may not be more than {ANNOTATIONS_LIMIT} bytes");
-        causes.push(Cause { reason: "FieldValueTooLong", field: field.into(), message });
+        causes.push(too_long(field, ANNOTATIONS_LIMIT));
     }
 }

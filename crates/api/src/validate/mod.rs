@@ -3,6 +3,7 @@
 
 pub(crate) mod field;
 pub(crate) mod meta;
+pub mod signer;
 pub(crate) mod status;
 
 use apimachinery::{Cause, ObjectExt as _, names};

@@ -1,13 +1,60 @@
 //! What the statuses of several kinds have in common (upstream's `Validate…StatusUpdate`).
 
-use apimachinery::names;
+use apimachinery::{Cause, names};
 use serde_json::{Value, json};
 
-use super::field::{Causes, Field};
+use super::field::{Causes, Field, too_long};
 
 /// The status of an object.
 pub fn of(object: &Value) -> Field<'_> {
     Field::new(&object["status"], "status")
+}
+
+/// Conditions of `metav1.Condition` (upstream's `ValidateConditions`).
+pub fn conditions(listed: &Field<'_>, causes: &mut Causes) {
+    const MOST_REASON: usize = 1 << 10;
+    const MOST_MESSAGE: usize = 32 << 10;
+    let mut seen = std::collections::HashSet::new();
+    for condition in listed.items() {
+        let (kind, state, reason) = (condition.at("type"), condition.at("status"), condition.at("reason"));
+        if !seen.insert(kind.text()) {
+            causes.push(Cause::duplicate(&condition.path, kind.value));
+        }
+        if kind.require("is required", causes) {
+            kind.is(names::qualified_name, causes);
+        }
+        state.must_be(&["False", "True", "Unknown"], causes);
+        let generation = condition.at("observedGeneration");
+        if generation.value.as_i64().is_some_and(|n| n < 0) {
+            generation.invalid("must be greater than or equal to zero", causes);
+        }
+        condition.at("lastTransitionTime").require("", causes);
+        if reason.require("", causes) {
+            if !is_reason(reason.text()) {
+                reason.invalid(REASON, causes);
+            }
+            if reason.text().len() > MOST_REASON {
+                causes.push(too_long(&reason.path, MOST_REASON));
+            }
+        }
+        if condition.at("message").text().len() > MOST_MESSAGE {
+            causes.push(too_long(&condition.at("message").path, MOST_MESSAGE));
+        }
+    }
+}
+
+const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+
+fn is_reason(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.ends_with(word)
+        && text.chars().all(|c| word(c) || c == ',' || c == ':')
+}
+
+/// Whether a condition of a type says True.
+pub fn is_true(conditions: &Field<'_>, kind: &str) -> bool {
+    conditions.items().any(|c| c.at("type").text() == kind && c.at("status").text() == "True")
 }
 
 /// Numbers that aren't negative.

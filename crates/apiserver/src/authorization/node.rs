@@ -50,6 +50,11 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
         a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
     } else if kind == kinds::CERTIFICATE_SIGNING_REQUESTS {
         a.verb == "create" || read
+    } else if kind == kinds::POD_CERTIFICATE_REQUESTS {
+        // What it asks for is NodeRestriction's matter. Which are there is for the nodes that they are of: one by one, by name.
+        a.verb == "create" || (read && is_requested_by(server, a, node))
+    } else if kind == kinds::SERVICE_ACCOUNTS {
+        a.verb == "get" && uses_account(server, node, a)
     } else if kind == kinds::CSI_NODES {
         a.verb == "create" || a.name == node
     } else if [kinds::TOKEN_REVIEWS, kinds::SUBJECT_ACCESS_REVIEWS].contains(&kind) {
@@ -60,7 +65,8 @@ pub fn allows(server: &ApiServer, user: &User, a: &Attributes<'_>) -> bool {
 }
 
 /// Kinds of which every node may read all objects.
-const READ_BY_ALL: [&Kind; 10] = [
+const READ_BY_ALL: [&Kind; 11] = [
+    kinds::CLUSTER_TRUST_BUNDLES,
     kinds::SERVICES,
     kinds::ENDPOINTS,
     kinds::NAMESPACES,
@@ -130,6 +136,13 @@ fn uses_resource_claim(server: &ApiServer, node: &str, a: &Attributes<'_>) -> bo
 fn is_slice_of(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
     let slice = server.cache.of(kinds::RESOURCE_SLICES).get(a.name);
     slice.is_some_and(|slice| slice.parse().str_at(&["spec", "nodeName"]) == node)
+}
+
+/// Whether a request of a certificate is this node's.
+fn is_requested_by(server: &ApiServer, a: &Attributes<'_>, node: &str) -> bool {
+    let requests = server.cache.of(kinds::POD_CERTIFICATE_REQUESTS);
+    let request = requests.get(&crate::registry::object_key(a.namespace, a.name));
+    !a.name.is_empty() && request.is_some_and(|r| r.field(requests.kind, "spec.nodeName") == node)
 }
 
 /// Whether a snapshot is a folder of this node.

@@ -83,6 +83,9 @@ const SCHEDULER: &[Rule] = &[
 
 const BOOTSTRAPPER: &[Rule] = &[("create get list watch", "certificates.k8s.io", "certificatesigningrequests")];
 
+/// Whom pods may trust is nobody's secret.
+const TRUST_BUNDLES: &[Rule] = &[(READ, "certificates.k8s.io", "clustertrustbundles")];
+
 /// Reviews of a user's own identity and rights.
 const OWN_REVIEWS: &[Rule] = &[
     ("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
@@ -211,6 +214,7 @@ fn component_roles() -> Vec<Value> {
         role("system:node-problem-detector", rules(&[NODE_PROBLEM_DETECTOR])),
         role("system:volume-scheduler", rules(&[VOLUME_SCHEDULER])),
         role("system:persistent-volume-provisioner", rules(&[VOLUME_PROVISIONER])),
+        role("system:cluster-trust-bundle-discovery", rules(&[TRUST_BUNDLES])),
         signing("kube-apiserver-client-approver", "approve", "kubernetes.io/kube-apiserver-client"),
         signing("kube-apiserver-client-kubelet-approver", "approve", "kubernetes.io/kube-apiserver-client-kubelet"),
         signing("kubelet-serving-approver", "approve", "kubernetes.io/kubelet-serving"),
@@ -240,6 +244,7 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         bind("system:kube-scheduler", "User", &["system:kube-scheduler"]),
         bind("system:node-bootstrapper", "Group", &[BOOTSTRAPPERS]),
         bind("system:service-account-issuer-discovery", "Group", &["system:serviceaccounts"]),
+        bind("system:cluster-trust-bundle-discovery", "Group", &["system:serviceaccounts"]),
     ]
 }
 

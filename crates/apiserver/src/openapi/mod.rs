@@ -199,7 +199,9 @@ fn add_paths(kind: &Kind, gvk: &Value, paths: &mut Map<String, Value>) {
             return;
         }
     };
-    on_collection["delete"] = operation("deletecollection", json!([parameter("dryRun")]));
+    if kind.strategy.deletion.by_collection {
+        on_collection["delete"] = operation("deletecollection", json!([parameter("dryRun")]));
+    }
     let mut patches =
         vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
     if !kind.custom {

@@ -114,7 +114,9 @@ async fn answer(
         "update" if !info.path.name.is_empty() => write::update(server, user, &info, request, form).await,
         "patch" if !info.path.name.is_empty() => write::patch(server, user, &info, request, form).await,
         "delete" => write::delete(server, user, &info, request).await,
-        "deletecollection" => write::delete_collection(server, user, &info, request).await,
+        "deletecollection" if info.kind.strategy.deletion.by_collection => {
+            write::delete_collection(server, user, &info, request).await
+        }
         _ => Err(Status::method_not_allowed()),
     }
 }

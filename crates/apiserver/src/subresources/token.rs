@@ -72,6 +72,8 @@ pub async fn create(
     bind(server, &review["spec"]["boundObjectRef"], &account, &mut claims)?;
     let node = claims.kubernetes.node.as_ref().filter(|_| claims.kubernetes.pod.is_some());
     builtin::restrict_token(user, info.kind, &info.path.name, node)?;
+    let pod = claims.kubernetes.pod.as_ref().map_or("", |pod| pod.name.as_str());
+    builtin::restrict_audience(server, user, &account, pod, &review.strings_at(&["spec", "audiences"]))?;
     let token = server.tokens.issue(&claims).map_err(Status::internal)?;
     let expires = Timestamp::from_second(now + seconds).map(clock::format_rfc3339).unwrap_or_default();
     let answer = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",

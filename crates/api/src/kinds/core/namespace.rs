@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
             refuse: |name| IMMORTAL.contains(&name).then_some("this namespace may not be deleted"),
             mark: |namespace| drop(namespace.child_mut("status").insert("phase".into(), "Terminating".into())),
             is_held: |namespace| !namespace.array_at(&["spec", "finalizers"]).is_empty(),
+            by_collection: false,
             ..Deletion::PLAIN
         },
         ..Strategy::PLAIN

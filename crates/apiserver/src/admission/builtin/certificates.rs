@@ -25,13 +25,7 @@ pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &
     }
     let signer = object.str_at(&["spec", "signerName"]);
     let refuse = |why: &str| Err(kind.forbidden(object.name(), why));
-    let may = |verb: &str| {
-        let domain = signer.split('/').next().unwrap_or("");
-        [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
-            let wanted = Attributes { verb, group: kind.group, resource: "signers", namespace: "", name, path: "" };
-            authorization::allows(server, attributes.user, &wanted)
-        })
-    };
+    let may = |verb: &str| may_for_signer(server, attributes.user, verb, signer);
     let same = |path: &[&str]| attributes.old.is_some_and(|old| old.at(path) == object.at(path));
     match (attributes.operation, attributes.subresource) {
         (Operation::Create, _) if signer == CLIENT => {
@@ -59,6 +53,16 @@ pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a user may do something in a signer's name: one of its own, or all of its domain.
+pub fn may_for_signer(server: &ApiServer, user: &User, verb: &str, signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or("");
+    let group = kinds::CERTIFICATE_SIGNING_REQUESTS.group;
+    [signer.to_string(), format!("{domain}/*")].iter().any(|name| {
+        let wanted = Attributes { verb, group, resource: "signers", namespace: "", name, path: "" };
+        authorization::allows(server, user, &wanted)
+    })
 }
 
 /// Sets `spec.username`, `groups`, `uid` and `extra` of a new request to those of the user who sends it.

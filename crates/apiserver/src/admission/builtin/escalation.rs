@@ -85,7 +85,7 @@ pub fn check(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &
 }
 
 /// Whether nothing changed but what the garbage collector changes on the way to a deletion.
-fn differs_for_collector(old: &Value, new: &Value) -> bool {
+pub fn differs_for_collector(old: &Value, new: &Value) -> bool {
     let core = |object: &Value| {
         let mut core = object.clone();
         for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {

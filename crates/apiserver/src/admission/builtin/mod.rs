@@ -14,11 +14,13 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
 mod owner_references;
+mod pod_certificates;
 mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod token_audience;
 mod tolerations;
 
 use api::{Kind, kinds, static_pods};
@@ -34,6 +36,7 @@ pub use node_restriction::{SERVER, restrict_token};
 pub use pod_security::admit as pod_security;
 pub use resource_quota::{Admitted, Quotas, admit as resource_quota};
 pub use service_account::wait_for_account;
+pub use token_audience::restrict as restrict_audience;
 
 /// Lets the plugins change an object on its way in.
 ///
@@ -90,6 +93,7 @@ fn pod(server: &ApiServer, pod: &mut Value) -> Result<(), Status> {
 pub fn validate(server: &ApiServer, attributes: &AdmissionAttributes<'_>, object: &Value) -> Result<(), Status> {
     node_restriction::check(attributes, object)?;
     certificates::check(server, attributes, object)?;
+    pod_certificates::check(server, attributes, object)?;
     escalation::check(server, attributes, object)?;
     claim_resize::check(server, attributes, object)?;
     device_admin_access::check(server, attributes, object)?;

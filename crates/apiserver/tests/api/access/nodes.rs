@@ -25,10 +25,16 @@ async fn a_kubelet_reaches_its_own_node_and_what_its_pods_name() {
     let new = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
     let pods = "/api/v1/namespaces/default/pods";
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n", "serviceAccountName": "robot",
-        "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "secret": {"secretName": "mounted"}}]}});
+        "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "secret": {"secretName": "mounted"}},
+            {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}, {"serviceAccountToken": {"path": "u"}}]}}]}});
     let token = |pod: Option<&str>| {
         json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {"boundObjectRef": pod.map(|name| json!({"kind": "Pod", "apiVersion": "v1", "name": name}))}})
+    };
+    let for_audiences = |audiences: &[&str]| {
+        let mut token = token(Some("p"));
+        token["spec"]["audiences"] = json!(audiences);
+        token
     };
     let tokens = "/api/v1/namespaces/default/serviceaccounts/robot/token";
     let lease = |name: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {"holderIdentity": name}});
@@ -73,6 +79,9 @@ async fn a_kubelet_reaches_its_own_node_and_what_its_pods_name() {
         (&n, "GET", format!("{secrets}/other"), json!({}), 403),
         (&n, "GET", secrets.into(), json!({}), 403),
         (&n, "POST", tokens.into(), token(Some("p")), 201),
+        (&n, "POST", tokens.into(), for_audiences(&["vault"]), 201),
+        (&n, "POST", tokens.into(), for_audiences(&["other"]), 403),
+        (&n, "POST", tokens.into(), for_audiences(&["vault", "other"]), 403),
         (&n, "POST", tokens.into(), token(None), 403),
         (&m, "POST", tokens.into(), token(Some("p")), 403),
         (&m, "PATCH", format!("{pods}/p/status"), running.clone(), 403),

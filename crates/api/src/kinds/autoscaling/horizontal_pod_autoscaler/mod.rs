@@ -16,6 +16,7 @@ use crate::validate::status;
 pub static KIND: Kind = Kind {
     short_names: &["hpa"],
     categories: ALL,
+    has_generation: true,
     subresources: &[Subresource::Status],
     strategy: Strategy {
         defaults,

@@ -12,6 +12,7 @@ use crate::schema;
 pub static KIND: Kind = Kind {
     short_names: &["hpa"],
     categories: ALL,
+    has_generation: true,
     subresources: &[Subresource::Status],
     kept_as: Some(&super::KIND),
     strategy: Strategy {

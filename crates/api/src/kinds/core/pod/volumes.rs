@@ -6,6 +6,7 @@ use apimachinery::{Cause, ObjectExt as _, names};
 
 use crate::kinds::persistent_volume::{check_access_modes, size};
 use crate::validate::field::{Causes, Field};
+use crate::validate::signer;
 
 /// All sources that a volume may have.
 const SOURCES: &[&str] = &[
@@ -145,20 +146,81 @@ fn projected(source: &Field<'_>, causes: &mut Causes) {
                     relative(&of.at("path"), causes);
                 }
             }
-            _ => {}
+            "clusterTrustBundle" => trust_bundle(&of, causes),
+            _ => pod_certificate(&of, causes),
         }
-        let placed = if kind == "serviceAccountToken" {
-            vec![of.at("path")]
-        } else {
-            of.at("items").items().map(|i| i.at("path")).collect()
+        let placed = match kind {
+            "serviceAccountToken" | "clusterTrustBundle" => vec![of.at("path")],
+            "podCertificate" => CERTIFICATE_PATHS.iter().map(|path| of.at(path)).collect(),
+            _ => of.at("items").items().map(|i| i.at("path")).collect(),
         };
         for path in placed.iter().filter(|path| !path.is_empty()) {
             if !paths.insert(path.text()) {
-                let what = if of.at("name").is_empty() { path.value } else { of.at("name").value };
+                let named = matches!(kind, "secret" | "configMap") && !of.at("name").is_empty();
+                let what = if named { of.at("name").value } else { path.value };
                 causes.push(Cause::invalid(&projection.path, what, "conflicting duplicate paths"));
             }
         }
     }
+}
+
+/// Authorities (KEP-3257): of one bundle by its name, or all of a signer that a selector takes.
+fn trust_bundle(of: &Field<'_>, causes: &mut Causes) {
+    let (name, signer, selector) = (of.at("name"), of.at("signerName"), of.at("labelSelector"));
+    match (name.is_set(), signer.is_set()) {
+        (true, true) => of.invalid("only one of name and signerName may be used", causes),
+        (true, false) => {
+            if name.text().is_empty() {
+                causes.push(Cause::required(&name.path, "must be a valid object name"));
+            }
+            let of_signer = name.text().rsplit_once(':').map(|(signer, _)| signer.replace(':', "/"));
+            if let Err(why) = signer::trust_bundle_name(of_signer.as_deref().unwrap_or(""), name.text()) {
+                name.invalid(&format!("not a valid clustertrustbundlename: {why}"), causes);
+            }
+            if selector.is_set() {
+                selector.invalid("labelSelector must be unset if name is specified", causes);
+            }
+        }
+        (false, true) => {
+            if signer.text().is_empty() {
+                causes.push(Cause::required(&signer.path, "must be a valid signer name"));
+            }
+            signer::name(&signer, causes);
+            selector.selector(causes);
+        }
+        (false, false) => causes.push(Cause::required(&of.path, "either name or signerName must be specified")),
+    }
+    of.at("path").require("", causes);
+    relative(&of.at("path"), causes);
+}
+
+/// Where a certificate of the pod and its key may be put.
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+
+/// A certificate of the pod (KEP-4317).
+fn pod_certificate(of: &Field<'_>, causes: &mut Causes) {
+    let (signer, seconds, key) = (of.at("signerName"), of.at("maxExpirationSeconds"), of.at("keyType"));
+    signer::name(&signer, causes);
+    signer::user_annotations(&of.at("userAnnotations"), causes);
+    if !pki::KEY_TYPES.contains(&key.text()) {
+        causes.push(Cause::not_supported(&key.path, &key.text().into(), &pki::KEY_TYPES));
+    }
+    let (least, most) = (signer::SHORTEST_LIFE, signer::longest_life(signer.text()));
+    match seconds.value.as_i64() {
+        Some(n) if n < least => {
+            seconds.invalid(&format!("if provided, maxExpirationSeconds must be >= {least}"), causes);
+        }
+        Some(n) if n > most => {
+            seconds.invalid(&format!("if provided, maxExpirationSeconds must be <= {most}"), causes);
+        }
+        _ => {}
+    }
+    let paths = CERTIFICATE_PATHS.map(|path| of.at(path));
+    if paths.iter().all(Field::is_empty) {
+        let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        causes.push(Cause::required(&of.path, why));
+    }
+    paths.iter().filter(|path| !path.is_empty()).for_each(|path| relative(path, causes));
 }
 
 fn files(source: &Field<'_>, causes: &mut Causes) {
