@@ -1,6 +1,7 @@
 //! Volumes: what a pod's `volumes` are on this node.
 //!
-//! - [`projected`], [`empty_dir`], [`host_path`], [`nfs`]: types that the kubelet serves itself; [`files`] writes them, [`tokens`] gets tokens
+//! - [`projected`], [`empty_dir`], [`host_path`], [`nfs`]: types that the kubelet serves itself; [`files`] writes them, [`tokens`] gets tokens,
+//!   [`pod_certificates`] certificates, [`trust_bundles`] authorities
 //! - [`watch`]: ConfigMaps and Secrets are watched while volumes show them
 //! - [`csi`]: storage drivers and their volumes
 //! - [`local_path`]: volumes of the node's own disk, and their snapshots
@@ -11,8 +12,10 @@ mod files;
 mod host_path;
 pub mod local_path;
 mod nfs;
+mod pod_certificates;
 pub mod projected;
 mod tokens;
+mod trust_bundles;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -235,7 +238,7 @@ impl VolumeManager {
             let path = self.image_volume(pod, volume, source, folder).await?;
             return Ok(Ready { path, fs_group: FsGroup::Never });
         }
-        let projector = Projector { config: &self.config, client: &self.client, pod, ips };
+        let projector = Projector { config: &self.config, client: &self.client, pod, ips, run: &dirs.run };
         let Some(files) = projector.files(volume, &folder).await? else {
             return Err(VolumeError::Refused("its type isn't served by this version of timonel".into()));
         };

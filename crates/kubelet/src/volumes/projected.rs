@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, SecurityContext, Volume, VolumeProjection,
+    DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection, ProjectedVolumeSource, SecurityContext, Volume,
+    VolumeProjection,
 };
 use kube::{Client, ResourceExt as _};
 
 use super::files::{Files, VolumeFile};
-use super::{VolumeError, tokens};
+use super::{VolumeError, pod_certificates, tokens, trust_bundles};
 use crate::config::Config;
 use crate::environment::downward_api;
 use crate::environment::sources::{self, Part};
@@ -29,6 +30,8 @@ pub struct Projector<'a> {
     pub pod: &'a Pod,
     /// The pod's addresses.
     pub ips: &'a [IpAddr],
+    /// The pod's folder whose content ends with the machine.
+    pub run: &'a Path,
 }
 
 impl Projector<'_> {
@@ -48,7 +51,7 @@ impl Projector<'_> {
         } else if let Some(source) = &volume.downward_api {
             self.downward_api(source.items.as_deref(), source.default_mode.unwrap_or(DEFAULT_MODE), &mut files)?;
         } else if let Some(source) = &volume.projected {
-            self.projected(source, folder, &mut files).await?;
+            self.projected(&volume.name, source, folder, &mut files).await?;
         } else {
             return Ok(None);
         }
@@ -57,14 +60,21 @@ impl Projector<'_> {
 
     async fn projected(
         &self,
+        volume: &str,
         source: &ProjectedVolumeSource,
         folder: &Path,
         files: &mut Files,
     ) -> Result<(), VolumeError> {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        for VolumeProjection { config_map, secret, downward_api, service_account_token, .. } in
-            source.sources.as_deref().unwrap_or_default()
-        {
+        for (index, projection) in source.sources.iter().flatten().enumerate() {
+            let VolumeProjection {
+                config_map,
+                secret,
+                downward_api,
+                service_account_token,
+                cluster_trust_bundle,
+                pod_certificate,
+            } = projection;
             if let Some(p) = config_map {
                 self.config_map(&p.name, p.items.as_deref(), mode, p.optional, files).await?;
             }
@@ -79,6 +89,37 @@ impl Projector<'_> {
                 let audience = p.audience.as_deref();
                 let token = tokens::current(self.client, self.pod, audience, p.expiration_seconds, &present).await?;
                 files.insert(p.path.clone(), VolumeFile { content: token, ..token_rights(self.pod, mode) });
+            }
+            if let Some(p) = cluster_trust_bundle {
+                let content = trust_bundles::read(self.client, p).await?;
+                files.insert(p.path.clone(), VolumeFile { content, ..token_rights(self.pod, mode) });
+            }
+            if let Some(p) = pod_certificate {
+                let record = pod_certificates::record_path(self.run, volume, index);
+                self.pod_certificate(p, record, mode, files).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pod_certificate(
+        &self,
+        source: &PodCertificateProjection,
+        record: PathBuf,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), VolumeError> {
+        let (client, node, pod) = (self.client, self.config.node_name.as_str(), self.pod);
+        let has = pod_certificates::Source { client, node, pod, source, record }.current().await?;
+        let bundle = format!("{}{}", has.key, has.chain);
+        let wanted = [
+            (&source.credential_bundle_path, bundle),
+            (&source.key_path, has.key),
+            (&source.certificate_chain_path, has.chain),
+        ];
+        for (path, content) in wanted {
+            if let Some(path) = path.as_ref().filter(|path| !path.is_empty()) {
+                files.insert(path.clone(), VolumeFile { content: content.into_bytes(), ..token_rights(pod, mode) });
             }
         }
         Ok(())
