@@ -11,4 +11,5 @@ pub mod namespace;
 pub mod policies;
 pub mod resource_quota;
 pub mod service_account;
+pub mod storage_migration;
 pub mod token_cleaner;

@@ -66,6 +66,49 @@ pub async fn served(client: &Client, api_version: &str, kind: &str) -> Result<Op
         .map(|r| Served { plural: r["name"].as_str().unwrap_or_default().into(), namespaced: r["namespaced"] == true }))
 }
 
+/// A resource as the API lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    pub api_version: String,
+    pub kind: String,
+    pub plural: String,
+    pub verbs: Vec<String>,
+}
+
+/// A resource of a group, in the version that the API prefers; `None` if nobody serves it now.
+///
+/// # Errors
+/// The API refuses to list the group or its resources, other than because nobody serves them.
+pub async fn resource(client: &Client, group: &str, plural: &str) -> Result<Option<Resource>> {
+    let found = |answer: Result<Value>| match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Value::Null),
+        other => other,
+    };
+    let mut versions = vec!["v1".to_string()];
+    if !group.is_empty() {
+        let listed = found(request(client, "GET", &format!("/apis/{}", segment(group)), &Value::Null).await)?;
+        let of = |version: &Value| version["groupVersion"].as_str().map(String::from);
+        versions = of(&listed["preferredVersion"]).into_iter().collect();
+        // What the preferred version hasn't got, another may have.
+        versions.extend(listed["versions"].as_array().into_iter().flatten().filter_map(of));
+    }
+    for version in versions {
+        let Some(root) = root(&version) else { continue };
+        let listed = found(request(client, "GET", &root, &Value::Null).await)?;
+        let listed = listed["resources"].as_array().into_iter().flatten();
+        if let Some(resource) = listed.into_iter().find(|resource| resource["name"] == plural) {
+            let verbs = resource["verbs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            return Ok(Some(Resource {
+                api_version: version,
+                kind: resource["kind"].as_str().unwrap_or_default().into(),
+                plural: plural.into(),
+                verbs: verbs.map(String::from).collect(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ mod jobs;
 mod keeping;
 mod large;
 mod life;
+mod migrations;
 mod nodes;
 mod owners;
 mod policies;

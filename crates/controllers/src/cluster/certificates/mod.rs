@@ -1,5 +1,7 @@
 //! Certificate signing requests: those of nodes are approved and signed here, others are signed once they are approved.
 
+pub mod pod_requests;
+pub mod serving_bundle;
 mod signers;
 
 use std::sync::Arc;
