@@ -1,5 +1,6 @@
 //! A pod is on its node what its spec says: a row for each field, on real containers. `docs/conformance.md` lists the fields.
 
+mod certificates;
 mod environment;
 mod lifecycle;
 mod security;
