@@ -16,4 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = pki::parse_certificate_der(bytes);
     let _ = pki::certified_key(frame("CERTIFICATE").as_bytes(), frame("PRIVATE KEY").as_bytes());
     let _ = pki::public_key(&frame("PRIVATE KEY"));
+    // What signers give back, pods ask for and bundles hold.
+    let _ = (pki::key_of_request(bytes), pki::leaf(bytes));
+    for text in [frame("CERTIFICATE"), String::from_utf8_lossy(bytes).into_owned()] {
+        if let Ok(anchors) = pki::trust_anchors(&text) {
+            assert!(!anchors.is_empty() && anchors.iter().all(|der| pki::is_certificate(der)));
+        }
+    }
 });
