@@ -20,6 +20,7 @@ mod hostile;
 mod huge_pages;
 mod ingress;
 mod join;
+mod kubectl;
 mod limits;
 mod names;
 mod network;

@@ -37,7 +37,7 @@ pub enum Command {
     Image(ImageCommand),
     /// Stop timonel and its pods and remove both from this machine
     Uninstall(UninstallArgs),
-    /// Run the built-in kubectl: get, apply, delete, logs, exec
+    /// Run kubectl (also when this program is called kubectl)
     #[command(disable_help_flag = true)]
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
