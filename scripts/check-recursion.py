@@ -48,6 +48,7 @@ BOUND = {
     "expressions/src/check/types.rs": {"apply": AST, "fits": AST, "is_free_of": AST},
     "expressions/src/lower.rs": {"visit": AST, "replace_names": AST},
     "expressions/src/value.rs": {"untyped": DEPTH, "typed": DEPTH, "to_json": AST},
+    "kubectl/src/commands/explain.rs": {"descriptions": "it counts the depth", "list": "as deep as --recursive shows: MAX_DEPTH"},
     "kubectl/src/describe/generic.rs": {"content": DEPTH},
     "kubectl/src/print/gotemplate/eval.rs": {"nodes": "as deep as templates are read: MAX_DEPTH"},
     "kubectl/src/print/jsonpath.rs": {"fill": "as deep as templates are read: MAX_DEPTH"},

@@ -2,6 +2,7 @@
 
 mod apply;
 mod auth;
+mod certificate;
 mod common;
 mod config;
 mod create;
@@ -10,6 +11,7 @@ mod describe;
 mod edit;
 mod events;
 mod exec;
+mod explain;
 mod expose;
 mod get;
 mod info;
@@ -84,11 +86,13 @@ const COMMANDS: &[&Command] = &[
     &expose::RUN,
     &set::COMMAND,
     &get::COMMAND,
+    &explain::COMMAND,
     &edit::EDIT,
     &delete::COMMAND,
     &rollout::COMMAND,
     &scale::SCALE,
     &scale::AUTOSCALE,
+    &certificate::COMMAND,
     &info::CLUSTER_INFO,
     &top::COMMAND,
     &nodes::CORDON,
