@@ -9,9 +9,9 @@ use testkit::Cluster;
 
 /// Of a hundred lines, no more than this many may differ.
 const MOST_ALLOWED: usize = 1;
-/// The namespaces, of one length.
-const UPSTREAMS: &str = "side-a";
-const OURS: &str = "side-b";
+/// The namespaces: of one length, and no part of any word that is printed.
+const UPSTREAMS: &str = "space-one";
+const OURS: &str = "space-two";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl")
