@@ -8,7 +8,7 @@ layer() {
   case $1 in
     bounded | apimachinery | expressions | pki | api | tasks) echo 1 ;;
     cri | csi | plugins | gateway | http1 | store | placement | runtime | network | informer) echo 2 ;;
-    apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl) echo 3 ;;
+    apiserver | controllers | scheduler | kubelet | ingress | policy | proxy | dns | kubectl | why) echo 3 ;;
     timonel) echo 4 ;;
     testkit | e2e | bench) echo 5 ;;
     *) echo "error: crate $1 has no layer; add it to scripts/check-edges.sh and ARCHITECTURE.md" >&2; exit 1 ;;

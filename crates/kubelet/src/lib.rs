@@ -34,6 +34,7 @@ mod images;
 mod logs;
 mod machine;
 mod node;
+pub mod offline;
 mod plugins;
 mod pod;
 mod server;

@@ -9,6 +9,7 @@ use apimachinery::AddressRanges;
 use clap::{Args, Parser, Subcommand};
 
 use crate::memory_limit::MemoryLimit;
+use crate::node_tools;
 
 /// The default of `--cluster-cidr` and, below, of `--service-cidr`.
 pub const DEFAULT_CLUSTER_CIDR: &str = "10.42.0.0/16";
@@ -37,6 +38,18 @@ pub enum Command {
     Image(ImageCommand),
     /// Stop timonel and its pods and remove both from this machine
     Uninstall(UninstallArgs),
+    /// Say why things don't run: what is wrong first, what follows from it, and the next command to type
+    Why(Box<why::WhyArgs>),
+    /// Show the cluster at a glance: nodes, pods that aren't ready, volumes, certificates, backups, last warnings
+    Status(why::ClusterArgs),
+    /// List the pods of this node from its own state, also while its API is away
+    Pods(node_tools::PodsArgs),
+    /// Print the log of a container of this node, without the API
+    Logs(node_tools::LogsArgs),
+    /// Run a command in a container of this node, without the API
+    Exec(node_tools::ExecArgs),
+    /// List the images of this node
+    Images(DataArgs),
     /// Run kubectl (also when this program is called kubectl)
     #[command(disable_help_flag = true)]
     Kubectl {

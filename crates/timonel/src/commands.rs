@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, NodeArgs};
+use crate::cli::{Cli, Command, ImageCommand, NodeArgs};
 use crate::part::{self, Part};
-use crate::{agent, check, local, server, supervisor, uninstall};
+use crate::{agent, check, explain, local, node_tools, server, supervisor, uninstall};
 
 /// Runs a command line to its end.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -35,6 +35,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Token(args) => local::print_token(&args),
         Command::Image(command) => local::image(command),
         Command::Uninstall(args) => uninstall::run(&args),
+        Command::Why(args) => explain::why(*args),
+        Command::Status(args) => explain::status(args),
+        Command::Pods(args) => node_tools::pods(&args),
+        Command::Logs(args) => node_tools::logs(&args),
+        Command::Exec(args) => node_tools::exec(&args),
+        Command::Images(args) => local::image(ImageCommand::Ls(args)),
         Command::Kubectl { arguments } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let code = runtime.block_on(kubectl::run(arguments))?;

@@ -33,6 +33,8 @@ use crate::spec::names::kernel_name;
 use crate::state::{ContainerUser, PodDirs, Sandbox};
 use crate::streaming::{Event, Sender, Wants};
 
+pub(crate) use streams::exec_process;
+
 /// How long a container may take to end that was killed, before more is done.
 const KILL_TIMEOUT: Duration = Duration::from_secs(3);
 
