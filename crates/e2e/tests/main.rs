@@ -40,4 +40,5 @@ mod storage;
 mod streams;
 mod stress;
 mod webhooks;
+mod why;
 mod workloads;

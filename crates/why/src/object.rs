@@ -127,7 +127,7 @@ pub fn distance(one: &str, other: &str, limit: usize) -> Option<usize> {
 
 /// The nearest of some words, if one is near.
 pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).clamp(1, 4);
+    let limit = word.chars().count().div_ceil(2).clamp(1, 3);
     let near = words.into_iter().filter_map(|other| Some((distance(word, other, limit)?, other)));
     near.min().map(|(_, other)| other)
 }

@@ -90,6 +90,8 @@ fn refused(s: &Snapshot, kind: Kind, maker: &Value) -> Option<Finding> {
         (None, Some(condition)) if kind == Kind::ReplicaSet => text(condition, "/message"),
         _ => return None,
     };
+    // What a recorder of events puts before it, and what a controller does.
+    let message = message.trim_start_matches("(combined from similar events): ").trim_start_matches("Error creating: ");
     let (code, says) = classify(message);
     let space = namespace(maker);
     let object = ObjectRef::of(kind, maker);

@@ -84,7 +84,8 @@ fn raise(to: &mut Amounts, other: &Amounts) {
 pub fn show(resource: &str, amount: Quantity) -> String {
     let binary = resource == "memory" || resource.contains("storage") || resource.starts_with("hugepages-");
     if !binary {
-        return amount.canonical(false);
+        let milli = amount.milli();
+        return if milli.checked_rem(1000) == Some(0) { (milli / 1000).to_string() } else { format!("{milli}m") };
     }
     let bytes = amount.as_f64();
     for (suffix, unit) in [("Gi", 30), ("Mi", 20), ("Ki", 10)] {
@@ -117,6 +118,7 @@ mod tests {
     fn amounts_are_shown_as_one_would_write_them() {
         assert_eq!(show("memory", Quantity::from_int(1536 << 20)), "1.5Gi");
         assert_eq!(show("cpu", Quantity::from_milli(1500)), "1500m");
+        assert_eq!(show("cpu", Quantity::from_int(4000)), "4000");
         assert_eq!(show("memory", Quantity::from_int(100)), "100");
     }
 }

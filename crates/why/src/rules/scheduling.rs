@@ -184,7 +184,7 @@ fn obstacles(s: &Snapshot, pod: &Value, node: &Candidate<'_>, message: &str) -> 
     let taken: Vec<String> =
         host_ports(pod).intersection(&node.ports).map(|(protocol, port)| format!("{port}/{protocol}")).collect();
     if !taken.is_empty() {
-        let why = format!("port {} of the machine is another pod's", taken.join(", "));
+        let why = format!("has given port {} of the machine to another pod", taken.join(", "));
         all.push(Obstacle { code: &codes::SCHED_PORT, why, remedy: "another hostPort, or none".into() });
     }
     if all.is_empty() {
@@ -225,8 +225,10 @@ fn selectors(pod: &Value, node: &Candidate<'_>) -> Option<Obstacle> {
     let labels = pairs(node.object, "/metadata/labels");
     let wanted = pairs(pod, "/spec/nodeSelector");
     if let Some((key, value)) = wanted.iter().find(|(key, value)| labels.get(*key) != Some(value)) {
-        let has = labels.get(key).map_or_else(|| "hasn't got that label".into(), |v| format!("has {key}={v}"));
-        let why = format!("{has}; the pod's nodeSelector wants {key}={value}");
+        let why = match labels.get(key) {
+            Some(has) => format!("has the label {key}={has}; the pod's nodeSelector wants {key}={value}"),
+            None => format!("hasn't got the label {key}={value} that the pod's nodeSelector wants"),
+        };
         return Some(Obstacle {
             code: &codes::SCHED_SELECTOR,
             why,
@@ -362,7 +364,5 @@ fn summary(pod: &Value, nodes: &[(&str, Vec<Obstacle>)], message: &str) -> Findi
     }
     let remedies: BTreeSet<&str> = nearest.iter().map(|o| o.remedy.as_str()).collect();
     let remedies: Vec<&str> = remedies.into_iter().take(3).collect();
-    finding
-        .detail(format!("what would have to change: {}", remedies.join("; or ")))
-        .follows("it has no node, so nothing of it runs")
+    finding.detail(format!("what would have to change: {}", remedies.join("; or "))).follows("it has no node")
 }

@@ -59,7 +59,10 @@ fn selected(s: &Snapshot, service: &Value, selector: &BTreeMap<&str, &str>) -> V
         items(service, "/spec/ports").iter().filter_map(|port| port_problem(service, port, &pods)).collect();
     let publishes = object::is_true(service, "/spec/publishNotReadyAddresses");
     let ready = pods.iter().filter(|pod| pod::is_ready(pod) && !object::is_deleted(pod)).count();
-    if ready == 0 && !publishes {
+    // Pods that were only just made have their time.
+    let oldest =
+        pods.iter().map(|pod| seconds_since(time(pod, "/metadata/creationTimestamp"), s.now)).max().unwrap_or(0);
+    if ready == 0 && !publishes && oldest >= super::probes::PATIENCE_SECONDS {
         let says = format!("none of its {} pods is ready, so nobody answers", pods.len());
         let mut finding = Finding::new(&codes::SERVICE_NOT_READY, ObjectRef::of(Kind::Service, service), says);
         finding.because.extend(pods.iter().take(20).map(|pod| ObjectRef::of(Kind::Pod, pod)));
