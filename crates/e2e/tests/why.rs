@@ -19,7 +19,7 @@ fn namespaces(faults: &[Fault]) -> Vec<(String, &Fault)> {
     faults.iter().enumerate().map(|(n, fault)| (format!("{}-{n}", fault.code.to_lowercase()), fault)).collect()
 }
 
-fn why(cluster: &Cluster, arguments: &[&str]) -> testkit::node::Output {
+fn why(cluster: &Cluster, arguments: &[&str]) -> testkit::Output {
     let kubeconfig = cluster.server.folder().join("kubeconfig").display().to_string();
     let nowhere = cluster.server.folder().join("nowhere").display().to_string();
     cluster.server.timonel(&[&["why", "--kubeconfig", &kubeconfig, "--data-dir", &nowhere], arguments].concat())
@@ -57,6 +57,7 @@ fn first_line_names_each_fault_and_a_healthy_cluster_gives_no_alarm() -> anyhow:
     let healthy = why(&cluster, &["statefulset/web"]);
     assert!(healthy.code == 0 && healthy.stdout.contains("2 made, 2 ready"), "{}{}", healthy.stdout, healthy.stderr);
     status_and_bad_input(&cluster)?;
+    as_a_viewer(&cluster)?;
     without_the_api(&cluster)?;
     let _first = Registry::start(&cluster.server, 5000)?;
     let _second = Registry::start(&cluster.server, 5001)?;
@@ -98,8 +99,50 @@ fn status_and_bad_input(cluster: &Cluster) -> anyhow::Result<()> {
         let answer = why(cluster, arguments);
         assert!(answer.code == 2 && answer.stderr.contains(words), "{arguments:?}: {}{}", answer.stdout, answer.stderr);
     }
+    let kubectl = cluster.server.timonel(&["kubectl", "why", "--kubeconfig", &kubeconfig, "statefulset/web"]);
+    assert!(kubectl.code == 0 && kubectl.stdout.contains("nothing is wrong"), "{}{}", kubectl.stdout, kubectl.stderr);
     let page = why(cluster, &["W-EXIT-OOM"]);
     assert!(page.code == 0 && page.stdout.starts_with("# W-EXIT-OOM\n"), "{}", page.stdout);
+    Ok(())
+}
+
+/// Who may see little is told what he may not see, and nothing is guessed of it.
+fn as_a_viewer(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.ok(&["create", "serviceaccount", "viewer"])?;
+    cluster.ok(&["create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=default:viewer"])?;
+    let as_viewer = |account: &str, arguments: &[&str]| -> anyhow::Result<testkit::Output> {
+        let token = cluster.ok(&["create", "token", account])?;
+        let own = std::fs::read_to_string(cluster.server.folder().join("kubeconfig"))?;
+        let mut kubeconfig = String::new();
+        for line in own.lines().filter(|line| !line.contains("client-key-data")) {
+            match line.split_once("client-certificate-data:") {
+                Some((indent, _)) => writeln!(kubeconfig, "{indent}token: {}", token.trim())?,
+                None => writeln!(kubeconfig, "{line}")?,
+            }
+        }
+        let file = cluster.server.folder().join("viewer");
+        std::fs::write(&file, kubeconfig)?;
+        let file = file.display().to_string();
+        let nowhere = cluster.server.folder().join("nowhere").display().to_string();
+        Ok(cluster.server.timonel(&[&["why", "--kubeconfig", &file, "--data-dir", &nowhere], arguments].concat()))
+    };
+    let answer = as_viewer("viewer", &["statefulset/web"])?;
+    assert!(answer.code == 0 && answer.stdout.contains("2 made, 2 ready"), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stdout.contains("you may not list ") && answer.stdout.contains("secrets"), "{}", answer.stdout);
+    let narrowed = as_viewer("viewer", &[])?;
+    assert!(
+        narrowed.code == 0 && narrowed.stderr.contains("this is about namespace default"),
+        "{}{}",
+        narrowed.stdout,
+        narrowed.stderr
+    );
+    let blind = as_viewer("default", &[])?;
+    assert!(
+        blind.code == 2 && blind.stderr.contains("you may not list pods in namespace default"),
+        "{}{}",
+        blind.stdout,
+        blind.stderr
+    );
     Ok(())
 }
 

@@ -42,6 +42,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => node_tools::exec(&args),
         Command::Images(args) => local::image(ImageCommand::Ls(args)),
         Command::Kubectl { arguments } => {
+            if let Some(args) = explain::kubectl_why(&arguments) {
+                return explain::why(args);
+            }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let code = runtime.block_on(kubectl::run(arguments))?;
             // A terminal that is read from must not hold the process.

@@ -1,6 +1,9 @@
 //! `timonel why` and `timonel status`, with what this machine knows of itself.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use clap::Parser;
 
 use crate::agent::node_name;
 use crate::firewall;
@@ -23,4 +26,18 @@ pub fn why(args: why::WhyArgs) -> anyhow::Result<ExitCode> {
 pub fn status(args: why::ClusterArgs) -> anyhow::Result<ExitCode> {
     let data_dir = args.data_dir.clone();
     run(why::status(args, || machine(&data_dir)))
+}
+
+/// `kubectl why …`
+#[derive(Parser)]
+#[command(name = "kubectl why")]
+struct KubectlWhy {
+    #[command(flatten)]
+    args: why::WhyArgs,
+}
+
+/// Reads the words of `kubectl why`, if that is what they are.
+pub fn kubectl_why(words: &[OsString]) -> Option<why::WhyArgs> {
+    let rest = words.strip_prefix(&[OsString::from("why")][..])?;
+    Some(KubectlWhy::parse_from([OsString::from("kubectl why")].iter().chain(rest)).args)
 }

@@ -122,6 +122,12 @@ async fn answer(args: WhyArgs, machine: impl FnOnce() -> Option<Machine>) -> any
         _ => Scope::Namespace(space.clone()),
     };
     let mut snapshot = read::snapshot(&connection, &scope).await?;
+    // Who may not look at the whole cluster is answered about his namespace.
+    let narrowed = scope == Scope::Cluster && question == Question::All && !snapshot.knows(Kind::Pod, "");
+    if narrowed {
+        eprintln!("you may not list pods in the whole cluster: this is about namespace {space}");
+        snapshot = read::snapshot(&connection, &Scope::Namespace(space.clone())).await?;
+    }
     snapshot.machine = machine();
     if args.namespace.is_some() && snapshot.lacks(Kind::Namespace, "", &space) {
         let near = object::nearest(&space, snapshot.all(Kind::Namespace).map(object::name));
@@ -131,7 +137,7 @@ async fn answer(args: WhyArgs, machine: impl FnOnce() -> Option<Machine>) -> any
         );
     }
     let mut targets = target::find(&snapshot, &question, &space)?;
-    if question == Question::All && args.namespace.is_some() {
+    if question == Question::All && (args.namespace.is_some() || narrowed) {
         targets.push(ObjectRef::new(Kind::Namespace, "", &space));
     }
     let around: BTreeSet<ObjectRef> = {
@@ -147,6 +153,9 @@ async fn answer(args: WhyArgs, machine: impl FnOnce() -> Option<Machine>) -> any
         reach(&snapshot, &targets, to, &args.port, &mut report)?;
     }
     print(&report, &args.cluster.output)?;
+    if report.is_healthy() && !snapshot.knows(Kind::Pod, &space) {
+        bail!("you may not list pods in namespace {space}, so whether something is wrong can't be said");
+    }
     Ok(report.is_healthy())
 }
 
@@ -206,15 +215,20 @@ pub fn judge(s: &Snapshot, targets: &[ObjectRef], with_hints: bool) -> Report {
     // What explains a finding of the question belongs to it, wherever it is.
     let explaining: BTreeSet<ObjectRef> =
         findings.iter().filter(|f| concerns(f)).flat_map(|f| f.because.iter().cloned()).collect();
-    let explaining: BTreeSet<ObjectRef> = graph.below(explaining).into_keys().collect();
+    let explaining: BTreeSet<ObjectRef> = graph.below(explaining);
     let told: Vec<_> = findings.into_iter().filter(|f| concerns(f) || explaining.contains(&f.object)).collect();
     let target = match targets {
         [one] => Some(one.clone()),
         _ => None,
     };
+    let mut causes = order::causes(&graph, told);
+    // Everything runs on some node: asked about nodes, what isn't because of them isn't the answer.
+    if !targets.is_empty() && targets.iter().all(|target| target.kind == Kind::Node) {
+        causes.retain(|cause| targets.contains(&cause.finding.object));
+    }
     Report {
         state: target.as_ref().map_or(Vec::new(), |target| report::state(s, target)),
-        causes: order::causes(&graph, told),
+        causes,
         hints,
         unseen: report::unseen(s),
         target,

@@ -54,6 +54,12 @@ pub fn pairs<'a>(object: &'a Value, path: &str) -> BTreeMap<&'a str, &'a str> {
     map.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect()
 }
 
+/// Whether an object has all of some labels.
+pub fn has_labels(object: &Value, wanted: &BTreeMap<&str, &str>) -> bool {
+    let labels = object.pointer("/metadata/labels");
+    wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value))
+}
+
 /// A condition of an object.
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     items(object, "/status/conditions").iter().find(|c| text(c, "/type") == kind)

@@ -90,8 +90,7 @@ impl Graph {
                 continue;
             }
             for pod in s.within(Kind::Pod, namespace(service)) {
-                let labels = pairs(pod, "/metadata/labels");
-                if selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+                if object::has_labels(pod, &selector) {
                     self.add(ObjectRef::of(Kind::Service, service), ObjectRef::of(Kind::Pod, pod));
                 }
             }
@@ -144,30 +143,29 @@ impl Graph {
         &self,
         from: impl IntoIterator<Item = ObjectRef>,
         edges: &BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
-    ) -> BTreeMap<ObjectRef, usize> {
-        let mut seen: BTreeMap<ObjectRef, usize> = BTreeMap::new();
-        let mut queue: VecDeque<(ObjectRef, usize)> = from.into_iter().map(|object| (object, 0)).collect();
-        while let Some((object, depth)) = queue.pop_front() {
-            if seen.len() >= FOLLOWED || seen.contains_key(&object) {
+    ) -> BTreeSet<ObjectRef> {
+        let mut seen: BTreeSet<ObjectRef> = BTreeSet::new();
+        let mut queue: VecDeque<ObjectRef> = from.into_iter().collect();
+        while let Some(object) = queue.pop_front() {
+            if seen.len() >= FOLLOWED || seen.contains(&object) {
                 continue;
             }
-            let next = edges.get(&object).into_iter().flatten();
-            queue.extend(next.map(|next| (next.clone(), depth.saturating_add(1))));
-            seen.insert(object, depth);
+            queue.extend(edges.get(&object).into_iter().flatten().cloned());
+            seen.insert(object);
         }
         seen
     }
 
-    /// What an object depends on, and itself: each with its distance.
-    pub fn below(&self, from: impl IntoIterator<Item = ObjectRef>) -> BTreeMap<ObjectRef, usize> {
+    /// What objects depend on, and themselves.
+    pub fn below(&self, from: impl IntoIterator<Item = ObjectRef>) -> BTreeSet<ObjectRef> {
         self.reach(from, &self.down)
     }
 
     /// What an object has to do with: what it depends on, and what depends on it.
     pub fn around(&self, object: &ObjectRef) -> BTreeSet<ObjectRef> {
-        let below = self.reach([object.clone()], &self.down);
-        let above = self.reach([object.clone()], &self.up);
-        below.into_keys().chain(above.into_keys()).collect()
+        let mut all = self.reach([object.clone()], &self.down);
+        all.extend(self.reach([object.clone()], &self.up));
+        all
     }
 }
 
@@ -186,65 +184,74 @@ pub fn causes(graph: &Graph, findings: Vec<Finding>) -> Vec<Cause> {
         by_object.entry(&finding.object).or_default().push(index);
     }
     // For each finding the ones that explain it: those about what its object depends on, and earlier ones about itself.
-    let explained: Vec<Vec<(usize, usize)>> = findings
+    let explained: Vec<Vec<usize>> = findings
         .iter()
         .enumerate()
         .map(|(index, finding)| {
             let below = graph.below(finding.because.iter().cloned().chain([finding.object.clone()]));
-            let mut all: Vec<(usize, usize)> = Vec::new();
-            for (object, distance) in &below {
+            let mut all: Vec<usize> = Vec::new();
+            for object in &below {
                 let own = *object == finding.object;
                 let others = by_object.get(object).into_iter().flatten().copied();
-                let fits = others.filter(|other| {
+                all.extend(others.filter(|other| {
                     let earlier = if own { *other < index } else { *other != index };
                     earlier && findings.get(*other).is_some_and(|cause| may_explain(cause, finding))
-                });
-                all.extend(fits.map(|other| (other, if own { 0 } else { distance.saturating_add(1) })));
+                }));
             }
             all
         })
         .collect();
-    let mut owner: Vec<Option<usize>> =
-        explained.iter().enumerate().map(|(i, by)| by.is_empty().then_some(i)).collect();
-    // What explains itself in a circle is a cause by itself, the first of the circle.
-    for _ in 0..findings.len().saturating_add(1) {
-        let mut changed = false;
-        for (index, by) in explained.iter().enumerate() {
-            if owner.get(index).is_some_and(Option::is_none) {
-                let found = by.iter().filter_map(|(other, _)| owner.get(*other).copied().flatten()).min();
-                if let (Some(found), Some(slot)) = (found, owner.get_mut(index)) {
-                    *slot = Some(found);
-                    changed = true;
-                }
-            }
-        }
-        if !changed {
-            match owner.iter().position(Option::is_none) {
-                Some(index) => {
-                    if let Some(slot) = owner.get_mut(index) {
-                        *slot = Some(index);
-                    }
-                }
-                None => break,
-            }
-        }
-    }
-    grouped(findings, &owner, &explained)
+    let (owner, depth) = owners(&explained);
+    grouped(findings, &owner, &depth)
 }
 
-fn grouped(findings: Vec<Finding>, owner: &[Option<usize>], explained: &[Vec<(usize, usize)>]) -> Vec<Cause> {
-    let distance = |index: usize| explained.get(index).and_then(|by| by.iter().map(|(_, d)| *d).max()).unwrap_or(0);
+/// For each finding the cause that it belongs to, which is its own for causes, and how far it is from that.
+fn owners(explained: &[Vec<usize>]) -> (Vec<usize>, Vec<usize>) {
+    let mut places: Vec<Option<(usize, usize)>> =
+        explained.iter().enumerate().map(|(index, by)| by.is_empty().then_some((0, index))).collect();
+    // Each round places at least one.
+    for _ in 0..explained.len() {
+        let mut changed = false;
+        for (index, by) in explained.iter().enumerate() {
+            if places.get(index).is_some_and(Option::is_some) {
+                continue;
+            }
+            let nearest = by.iter().filter_map(|other| places.get(*other).copied().flatten()).min();
+            if let (Some((depth, owner)), Some(place)) = (nearest, places.get_mut(index)) {
+                *place = Some((depth.saturating_add(1), owner));
+                changed = true;
+            }
+        }
+        if changed {
+            continue;
+        }
+        // What explains itself in a circle is a cause by itself: the first of the circle.
+        match places.iter().position(Option::is_none) {
+            Some(index) => {
+                if let Some(place) = places.get_mut(index) {
+                    *place = Some((0, index));
+                }
+            }
+            None => break,
+        }
+    }
+    let placed = places.into_iter().enumerate().map(|(index, place)| place.unwrap_or((0, index)));
+    let (depth, owner): (Vec<usize>, Vec<usize>) = placed.unzip();
+    (owner, depth)
+}
+
+fn grouped(findings: Vec<Finding>, owner: &[usize], depth: &[usize]) -> Vec<Cause> {
     let mut roots: BTreeMap<usize, Cause> = BTreeMap::new();
     let mut rest: Vec<(usize, usize, usize, Finding)> = Vec::new();
     for (index, finding) in findings.into_iter().enumerate() {
-        match owner.get(index).copied().flatten() {
-            Some(root) if root != index => rest.push((root, distance(index), index, finding)),
+        match owner.get(index).copied() {
+            Some(root) if root != index => rest.push((root, depth.get(index).copied().unwrap_or(0), index, finding)),
             _ => {
                 roots.insert(index, Cause { finding, consequences: Vec::new() });
             }
         }
     }
-    rest.sort_by_key(|(root, distance, index, _)| (*root, *distance, *index));
+    rest.sort_by_key(|(root, depth, index, _)| (*root, *depth, *index));
     for (root, _, _, finding) in rest {
         if let Some(cause) = roots.get_mut(&root) {
             cause.consequences.push(finding);
@@ -260,7 +267,7 @@ pub fn scope(s: &Snapshot, graph: &Graph, target: &ObjectRef) -> BTreeSet<Object
         Kind::Namespace => {
             for resource in crate::kinds::RESOURCES.iter().filter(|r| r.namespaced) {
                 for object in s.within(resource.kind, &target.name) {
-                    all.extend(graph.below([ObjectRef::of(resource.kind, object)]).into_keys());
+                    all.extend(graph.below([ObjectRef::of(resource.kind, object)]));
                 }
             }
         }
@@ -268,7 +275,7 @@ pub fn scope(s: &Snapshot, graph: &Graph, target: &ObjectRef) -> BTreeSet<Object
             // Its routes depend on it; what they lead to belongs to the question.
             let routes: Vec<ObjectRef> = all.iter().filter(|o| o.kind == Kind::HttpRoute).cloned().collect();
             for route in routes {
-                all.extend(graph.below([route]).into_keys());
+                all.extend(graph.below([route]));
             }
         }
         Kind::Pod => {
@@ -286,4 +293,18 @@ pub fn scope(s: &Snapshot, graph: &Graph, target: &ObjectRef) -> BTreeSet<Object
     }
     // What nobody depends on by an edge, and is explained by an object of the question, comes in by its finding.
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_finding_belongs_to_the_nearest_cause_and_circles_have_one() {
+        // 0 explains 1, that explains 2; 3 and 4 explain each other; 5 stands alone.
+        let explained = [vec![], vec![0], vec![1], vec![4], vec![3], vec![]];
+        let (owner, depth) = owners(&explained);
+        assert_eq!(owner, [0, 0, 0, 3, 3, 5]);
+        assert_eq!(depth, [0, 1, 2, 0, 1, 0]);
+    }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
-use http_body_util::BodyExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use crate::kinds::{Kind, RESOURCES, Resource};
 use crate::object::{short, text};
 use crate::rules;
-use crate::snapshot::{Coverage, LogOf, Snapshot};
+use crate::snapshot::{Coverage, LogOf, NOT_LISTED, Snapshot};
 
 /// So many objects are asked for at once.
 const PAGE: usize = 500;
@@ -73,22 +72,12 @@ impl Connection {
         let request = request.map(kube::client::Body::from);
         let answer = tokio_timeout(self.client.send(request)).await?.context("the API server can't be asked")?;
         let status = answer.status().as_u16();
-        let body = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
-        let body = tokio_timeout(body).await?.map_err(|error| anyhow::anyhow!("the answer can't be read: {error}"))?;
-        Ok((status, body.to_bytes().to_vec()))
+        let body = tokio_timeout(bounded::body(answer.into_body(), MAX_ANSWER_BYTES)).await?;
+        Ok((status, body.context("the answer can't be read")?.to_vec()))
     }
 
     async fn get(&self, path: &str, accept: &str) -> anyhow::Result<(u16, Vec<u8>)> {
         self.send(http::Request::get(path).header("Accept", accept).body(Vec::new())?).await
-    }
-
-    async fn json(&self, path: &str) -> anyhow::Result<Value> {
-        let (status, body) = self.get(path, "application/json").await?;
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status >= 300 {
-            bail!("{}", said(status, &value, &body));
-        }
-        Ok(value)
     }
 
     /// A page of metrics in text, where one may read it.
@@ -134,12 +123,18 @@ fn said(status: u16, value: &Value, body: &[u8]) -> String {
 /// When the server doesn't answer, or says that it doesn't know who asks.
 pub async fn snapshot(connection: &Connection, scope: &Scope) -> anyhow::Result<Snapshot> {
     let mut snapshot = Snapshot::new(apimachinery::clock::now());
-    let version = connection.json("/version").await.with_context(|| {
+    let asked = connection.get("/version", "application/json").await;
+    let (status, version) = asked.with_context(|| {
         format!(
             "{} doesn't answer: is the server running there (systemctl status timonel), and is the kubeconfig its own?",
             connection.server
         )
     })?;
+    if status == 401 {
+        bail!("{} doesn't know who you are (401): it refuses the credentials of the kubeconfig", connection.server);
+    }
+    // Who may not ask for the version may list something all the same.
+    let version: Value = serde_json::from_slice(&version).ok().filter(|_| status < 300).unwrap_or_default();
     snapshot.version = text(&version, "/gitVersion").into();
     snapshot.user = user(connection).await.unwrap_or_default();
     let reads = RESOURCES.iter().map(|resource| read_kind(connection, resource, scope));
@@ -229,11 +224,10 @@ async fn pages(
         match status {
             404 => return Ok(None),
             401 => bail!("the API server doesn't know who you are (401): the kubeconfig's credentials are refused"),
-            403 => bail!(
-                "you may not list {} {}",
-                resource.plural,
-                namespace.map_or("in the whole cluster".into(), |n| format!("in namespace {n}"))
-            ),
+            403 => {
+                let place = namespace.map_or("in the whole cluster".into(), |space| format!("in namespace {space}"));
+                bail!("{NOT_LISTED} {} {place}", resource.plural)
+            }
             status if status >= 300 => bail!("{}", said(status, &page, b"")),
             _ => {}
         }

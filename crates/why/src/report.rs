@@ -1,5 +1,6 @@
 //! The answer: one screen in plain words, or JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::kinds::Kind;
 use crate::object::{int, is_true, items, name, namespace, pairs, since, text, time};
 use crate::order::Cause;
 use crate::rules;
-use crate::snapshot::{Coverage, ObjectRef, Snapshot};
+use crate::snapshot::{Coverage, NOT_LISTED, ObjectRef, Snapshot};
 
 /// So many causes are told in full; of more, one line each.
 const IN_FULL: usize = 5;
@@ -67,15 +68,18 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
-/// What wasn't seen, in sentences.
+/// What wasn't seen, in sentences: a reason is told once, with all kinds that it is the reason for.
 pub fn unseen(s: &Snapshot) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (kind, coverage) in s.coverage() {
         if let Coverage::Unseen(why) = coverage {
-            all.push(format!("{}: {why}", kind.resource().plural));
+            let plural = kind.resource().plural;
+            let reason =
+                why.strip_prefix(&format!("{NOT_LISTED} {plural} ")).map(|place| format!("{NOT_LISTED} … {place}"));
+            reasons.entry(reason.unwrap_or_else(|| format!("…: {why}"))).or_default().push(plural);
         }
     }
-    all
+    reasons.into_iter().map(|(reason, plurals)| reason.replacen('…', &plurals.join(", "), 1)).collect()
 }
 
 impl Report {
@@ -180,8 +184,11 @@ impl Report {
                 value
             })
             .collect();
-        let state: serde_json::Map<String, Value> =
-            self.state.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        let state: serde_json::Map<String, Value> = self
+            .state
+            .iter()
+            .map(|(key, value)| (key.trim_end_matches(':').to_string(), value.as_str().into()))
+            .collect();
         json!({
             "target": self.target.as_ref().map(reference_json),
             "healthy": self.is_healthy(),

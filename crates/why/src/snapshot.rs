@@ -47,6 +47,9 @@ impl fmt::Display for ObjectRef {
     }
 }
 
+/// How a reason begins why a kind wasn't read that who asks may not list; the plural and the place follow.
+pub const NOT_LISTED: &str = "you may not list";
+
 /// How much of a kind was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Coverage {

@@ -180,14 +180,45 @@ fn consequences_stand_under_their_cause() {
 }
 
 #[test]
+fn asked_about_a_node_only_what_is_because_of_it_is_told() {
+    let case = |wanted: &str| cases().into_iter().find(|(code, ..)| code == wanted).unwrap().2;
+    let node = [ObjectRef::new(Kind::Node, "", "n1")];
+    assert!(judge(&snapshot(&case("W-PROBE-READINESS"), true), &node, false).is_healthy());
+    let report = judge(&snapshot(&case("W-NODE-LOST"), true), &node, false);
+    assert_eq!(report.causes.len(), 1);
+    let follows: Vec<&str> = report.causes[0].consequences.iter().map(|f| f.code.id).collect();
+    assert_eq!(follows, ["W-POD-WAITING", "W-SERVICE-NOT-READY"]);
+}
+
+#[test]
+fn a_webhook_without_its_service_explains_the_pods_that_arent_made() {
+    let yaml = "
+{kind: ValidatingWebhookConfiguration, metadata: {name: w}, webhooks: [{name: a.example.com, failurePolicy: Fail, clientConfig: {service: {namespace: shop, name: hook}}}]}
+---
+{kind: ReplicaSet, metadata: {name: a}, spec: {replicas: 1}, status: {replicas: 0}}
+---
+{kind: Event, metadata: {name: e}, involvedObject: {apiVersion: apps/v1, kind: ReplicaSet, name: a, namespace: shop}, reason: FailedCreate, message: 'Error creating: Internal error occurred: failed calling webhook \"a.example.com\": failed to call webhook: no endpoints', lastTimestamp: \"2026-12-01T11:59:30Z\"}
+";
+    let report = judge(&snapshot(yaml, true), &[ObjectRef::new(Kind::ReplicaSet, "shop", "a")], false);
+    assert_eq!(report.causes[0].finding.code.id, "W-WEBHOOK-NO-SERVICE", "{:?}", report.causes);
+    let follows: Vec<&str> = report.causes[0].consequences.iter().map(|f| f.code.id).collect();
+    assert_eq!(follows, ["W-WEBHOOK-DOWN", "W-REPLICAS-MISSING"]);
+}
+
+#[test]
 fn what_may_not_be_seen_is_said_and_not_guessed() {
     let (_, _, yaml) = cases().into_iter().find(|(code, ..)| code == "W-CONFIG-SECRET-MISSING").unwrap();
     let mut s = snapshot(&yaml, true);
     s.put(Kind::Secret, Coverage::Unseen("you may not list secrets in namespace shop".into()), Vec::new());
+    s.put(
+        Kind::ServiceAccount,
+        Coverage::Unseen("you may not list serviceaccounts in namespace shop".into()),
+        Vec::new(),
+    );
     let report = judge(&s, &[], false);
     let text = report.text(report::Colours { on: false });
     assert!(!text.contains("W-CONFIG-SECRET-MISSING"), "{text}");
-    assert!(text.contains("secrets: you may not list secrets in namespace shop"), "{text}");
+    assert!(text.contains("  you may not list secrets, serviceaccounts in namespace shop"), "{text}");
 }
 
 #[test]

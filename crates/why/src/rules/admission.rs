@@ -108,13 +108,27 @@ fn refused(s: &Snapshot, kind: Kind, maker: &Value) -> Option<Finding> {
         "W-RUNTIME-CLASS-MISSING" => "kubectl get runtimeclasses".into(),
         _ => format!("kubectl -n {space} describe {} {}", kind.word(), name(maker)),
     };
-    let finding = Finding::new(code, object, format!("its pods can't be made: {says}"));
+    let mut finding = Finding::new(code, object, format!("its pods can't be made: {says}"));
+    if code.id == codes::WEBHOOK_DOWN.id {
+        finding.because.extend(configurations(s, message));
+    }
     Some(
         finding
             .detail(format!("the API says: {}", short(message, 400)))
             .follows("fewer of its pods are there than wanted")
             .next(next),
     )
+}
+
+/// The configurations of the webhooks that an answer of the API names.
+fn configurations(s: &Snapshot, message: &str) -> Vec<ObjectRef> {
+    let kinds = [Kind::ValidatingWebhookConfiguration, Kind::MutatingWebhookConfiguration];
+    let all = kinds.into_iter().flat_map(|kind| s.all(kind).map(move |object| (kind, object)));
+    let named = |configuration: &Value| {
+        let mut names = items(configuration, "/webhooks").iter().map(|webhook| text(webhook, "/name"));
+        names.any(|webhook| message.contains(&format!("{webhook:?}")))
+    };
+    all.filter(|(_, object)| named(object)).map(|(kind, object)| ObjectRef::of(kind, object)).collect()
 }
 
 fn full(quota: &Value) -> Option<Finding> {

@@ -53,7 +53,7 @@ pub fn service_of(host: &str) -> Option<(&str, &str)> {
         None | Some([]) => true,
         Some(rest) => rest == ["cluster", "local"],
     };
-    if !cluster || at < 2 || at > 3 {
+    if !cluster || !(2..=3).contains(&at) {
         return None;
     }
     Some((labels.get(at.checked_sub(2)?)?, labels.get(at.checked_sub(1)?)?))
@@ -116,7 +116,7 @@ fn log(s: &Snapshot, pod: &Value, container: &pod::Container<'_>) -> Option<Find
         let line = line.to_lowercase();
         UNRESOLVED.iter().any(|words| line.contains(words))
     };
-    let line = logs.flat_map(str::lines).filter(unresolved).last()?;
+    let line = logs.flat_map(str::lines).rfind(unresolved)?;
     let says = format!("{} can't resolve a name: {}", container.words(), short(line, 160));
     let space = namespace(pod);
     Some(

@@ -74,9 +74,28 @@ pub fn containers(pod: &Value) -> Vec<Container<'_>> {
     all
 }
 
-/// Pods that should run, or have failed.
+/// Pods that should run, or have failed and matter.
 pub fn pods(s: &Snapshot) -> impl Iterator<Item = &Value> {
-    s.all(Kind::Pod).filter(|pod| !object::is_deleted(pod) && text(pod, "/status/phase") != "Succeeded")
+    let wanted = |pod: &&Value| !object::is_deleted(pod) && text(pod, "/status/phase") != "Succeeded";
+    s.all(Kind::Pod).filter(wanted).filter(move |pod| text(pod, "/status/phase") != "Failed" || !is_past(s, pod))
+}
+
+/// Whether a pod that has failed is past: its job has succeeded since, or a later one took the job's place.
+fn is_past(s: &Snapshot, pod: &Value) -> bool {
+    let job = match object::controller(pod) {
+        Some(("batch", "Job", job)) => s.get(Kind::Job, namespace(pod), job),
+        _ => None,
+    };
+    job.is_some_and(|job| object::has_condition(job, "Complete", "True") || is_replaced(s, job))
+}
+
+/// Whether a job is one of a cron job that has started a later one.
+pub fn is_replaced(s: &Snapshot, job: &Value) -> bool {
+    let Some(("batch", "CronJob", cron)) = object::controller(job) else { return false };
+    let of_cron =
+        |other: &&Value| matches!(object::controller(other), Some(("batch", "CronJob", name)) if name == cron);
+    let made = |job: &Value| object::time(job, "/metadata/creationTimestamp");
+    s.within(Kind::Job, namespace(job)).filter(of_cron).any(|other| made(other) > made(job))
 }
 
 /// Whether a pod is ready.

@@ -38,13 +38,16 @@ pub fn check(s: &Snapshot, out: &mut Vec<Finding>) {
     }
 }
 
+/// Ports of a machine, each with its protocol.
+type Ports = BTreeSet<(String, i64)>;
+
 /// A node as the scheduler sees it.
 struct Candidate<'a> {
     object: &'a Value,
     node: Node,
     free: Amounts,
     allocatable: Amounts,
-    ports: BTreeSet<(String, i64)>,
+    ports: Ports,
 }
 
 struct Nodes<'a> {
@@ -53,7 +56,7 @@ struct Nodes<'a> {
 
 impl<'a> Nodes<'a> {
     fn read(s: &'a Snapshot) -> Self {
-        let mut used: BTreeMap<&str, (Amounts, BTreeSet<(String, i64)>)> = BTreeMap::new();
+        let mut used: BTreeMap<&str, (Amounts, Ports)> = BTreeMap::new();
         for pod in s.all(Kind::Pod).filter(|pod| amounts::counts(pod)) {
             let of = used.entry(text(pod, "/spec/nodeName")).or_default();
             amounts::add(&mut of.0, &amounts::requests(pod));
@@ -69,7 +72,7 @@ impl<'a> Nodes<'a> {
     }
 }
 
-fn host_ports(pod: &Value) -> BTreeSet<(String, i64)> {
+fn host_ports(pod: &Value) -> Ports {
     let containers = pod::containers(pod);
     let ports = containers.iter().flat_map(|c| items(c.spec, "/ports"));
     ports

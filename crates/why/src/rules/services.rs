@@ -39,11 +39,7 @@ fn show(service: &Value) -> String {
 /// The pods that a selector selects.
 pub fn selected_pods<'a>(s: &'a Snapshot, space: &str, selector: &BTreeMap<&str, &str>) -> Vec<&'a Value> {
     let pods = s.within(Kind::Pod, space).filter(|pod| !["Succeeded", "Failed"].contains(&text(pod, "/status/phase")));
-    pods.filter(|pod| {
-        let labels = pairs(pod, "/metadata/labels");
-        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-    })
-    .collect()
+    pods.filter(|pod| object::has_labels(pod, selector)).collect()
 }
 
 fn selected(s: &Snapshot, service: &Value, selector: &BTreeMap<&str, &str>) -> Vec<Finding> {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::pod;
 use super::probes::PATIENCE_SECONDS;
 use crate::codes::{self, Code};
 use crate::finding::Finding;
@@ -25,7 +26,7 @@ pub fn check(s: &Snapshot, out: &mut Vec<Finding>) {
     for set in alive(Kind::DaemonSet) {
         out.extend(daemon_set(s, set));
     }
-    for job in alive(Kind::Job) {
+    for job in alive(Kind::Job).filter(|job| !pod::is_replaced(s, job)) {
         out.extend(job_state(s, job));
     }
     for cron in alive(Kind::CronJob) {
@@ -37,8 +38,14 @@ fn why(object: &ObjectRef) -> String {
     format!("timonel why -n {} {}/{}", object.namespace, object.kind.word(), object.name)
 }
 
-fn is_young(s: &Snapshot, object: &Value) -> bool {
-    seconds_since(time(object, "/metadata/creationTimestamp"), s.now) < PATIENCE_SECONDS
+/// Whether an object, or one of its pods, was only just made: then it has its time. Of a Deployment it is the last progress that counts.
+fn is_young(s: &Snapshot, kind: Kind, object: &Value) -> bool {
+    let is_new = |object: &Value| seconds_since(time(object, "/metadata/creationTimestamp"), s.now) < PATIENCE_SECONDS;
+    let resource = kind.resource();
+    let own = |pod: &&Value| object::controller(pod) == Some((resource.group, resource.name, name(object)));
+    let progress = object::condition(object, "Progressing").and_then(|c| time(c, "/lastUpdateTime"));
+    let progresses = progress.is_some() && seconds_since(progress, s.now) < PATIENCE_SECONDS;
+    is_new(object) || progresses || s.within(Kind::Pod, namespace(object)).filter(own).any(is_new)
 }
 
 fn zero(kind: Kind, object: &Value) -> Option<Finding> {
@@ -53,7 +60,7 @@ fn zero(kind: Kind, object: &Value) -> Option<Finding> {
 fn short_of(s: &Snapshot, kind: Kind, object: &Value, code: &'static Code, path: &str) -> Option<Finding> {
     let wanted = int(object, "/spec/replicas").unwrap_or(1);
     let there = int(object, path).unwrap_or(0);
-    if there >= wanted || is_young(s, object) {
+    if there >= wanted || is_young(s, kind, object) {
         return None;
     }
     let reference = ObjectRef::of(kind, object);
@@ -91,7 +98,7 @@ fn deployment_state(s: &Snapshot, deployment: &Value) -> Option<Finding> {
         return zero(Kind::Deployment, deployment);
     }
     let behind = updated < wanted && int(deployment, "/status/unavailableReplicas").unwrap_or(0) > 0;
-    if (available >= wanted && !behind) || is_young(s, deployment) {
+    if (available >= wanted && !behind) || is_young(s, Kind::Deployment, deployment) {
         return None;
     }
     let says = if available < wanted {
@@ -107,7 +114,7 @@ fn daemon_set(s: &Snapshot, set: &Value) -> Option<Finding> {
     let ready = int(set, "/status/numberReady").unwrap_or(0);
     let reference = ObjectRef::of(Kind::DaemonSet, set);
     let show = format!("kubectl -n {} describe daemonset {}", reference.namespace, reference.name);
-    if is_young(s, set) {
+    if is_young(s, Kind::DaemonSet, set) {
         return None;
     }
     if wanted == 0 {
