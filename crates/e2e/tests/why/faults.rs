@@ -90,9 +90,7 @@ fn starting() -> Vec<Fault> {
         fault("W-EXIT-OOM", pod(&format!("{}, resources: {{limits: {{memory: 16Mi}}}}", script("tail /dev/zero")), "")),
         fault(
             "W-EXIT-CODE",
-            format!(
-                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{initContainers: [{{name: i, image: 'busybox:1.28', command: [sh, -c, 'exit 7']}}], containers: [{{name: c, image: 'busybox:1.28'}}]}}\n"
-            ),
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {initContainers: [{name: i, image: 'busybox:1.28', command: [sh, -c, 'exit 7']}], containers: [{name: c, image: 'busybox:1.28'}]}\n",
         ),
         fault(
             "W-RBAC-DENIED",
