@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use runtime::ShimClient;
@@ -126,25 +126,20 @@ pub fn write_log(
 ///
 /// # Errors
 /// When the container isn't one of this program's own, or its shim doesn't answer.
-pub async fn exec(
-    agent_data_dir: &Path,
-    run_dir: &Path,
-    uid: &str,
-    id: &str,
-    command: &[String],
-) -> Result<i32, String> {
+pub async fn exec(agent_data_dir: &Path, run_dir: &Path, uid: &str, id: &str, command: &[String]) -> io::Result<i32> {
     let dirs = dirs(agent_data_dir, run_dir, uid);
     let file = dirs.container(id).join("process.json");
-    let process = exec_process(&file, command, false).map_err(|e| {
-        format!("{} can't be read: {e} (another runtime's containers are entered by crictl)", file.display())
+    let process = exec_process(&file, command, false).map_err(|error| {
+        let path = file.display();
+        let why = format!("{path} can't be read: {error} (another runtime's containers are entered by crictl)");
+        io::Error::new(error.kind(), why)
     })?;
-    let own = |fd: io::Result<OwnedFd>| fd.map_err(|e| e.to_string());
     let stdio = [
-        own(io::stdin().as_fd().try_clone_to_owned())?,
-        own(io::stdout().as_fd().try_clone_to_owned())?,
-        own(io::stderr().as_fd().try_clone_to_owned())?,
+        io::stdin().as_fd().try_clone_to_owned()?,
+        io::stdout().as_fd().try_clone_to_owned()?,
+        io::stderr().as_fd().try_clone_to_owned()?,
     ];
-    let execution = ShimClient::at(&dirs.run).exec(id, process.path(), Some(stdio)).await.map_err(|e| e.to_string())?;
-    let exit = execution.wait().await.map_err(|e| e.to_string())?;
+    let execution = ShimClient::at(&dirs.run).exec(id, process.path(), Some(stdio)).await.map_err(io::Error::other)?;
+    let exit = execution.wait().await.map_err(io::Error::other)?;
     Ok(exit.code)
 }

@@ -138,6 +138,6 @@ pub fn exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = offline::exec(&folder, &args.run_dir, &pod.uid, &container.id, &args.command);
-    let code = runtime.block_on(work).map_err(anyhow::Error::msg)?;
+    let code = runtime.block_on(work)?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
