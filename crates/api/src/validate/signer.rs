@@ -10,11 +10,12 @@ use super::meta::annotations_size;
 /// The longest name of a signer: a domain, a slash, the name of a namespace, a dot and the name of an object.
 const LONGEST: usize = 253 + 1 + 63 + 1 + 253;
 
-/// How long a certificate of a pod may be good for, in seconds.
-pub const SHORTEST_LIFE: i64 = 60 * 60;
-pub const LONGEST_LIFE: i64 = 91 * 24 * 60 * 60;
+/// The shortest validity of a pod's certificate, in seconds.
+pub const MIN_VALIDITY_SECONDS: i64 = 60 * 60;
+/// The longest validity of a pod's certificate, in seconds.
+pub const MAX_VALIDITY_SECONDS: i64 = 91 * 24 * 60 * 60;
 /// The same where Kubernetes itself signs.
-pub const LONGEST_LIFE_OF_KUBERNETES: i64 = 24 * 60 * 60;
+pub const MAX_KUBERNETES_VALIDITY_SECONDS: i64 = 24 * 60 * 60;
 
 /// A signer's name, which must be there: `example.com/what`.
 pub fn name(field: &Field<'_>, causes: &mut Causes) {
@@ -56,8 +57,8 @@ fn is_of_kubernetes(signer: &str) -> bool {
 }
 
 /// How long the certificates of a signer may be good for.
-pub fn longest_life(signer: &str) -> i64 {
-    if is_of_kubernetes(signer) { LONGEST_LIFE_OF_KUBERNETES } else { LONGEST_LIFE }
+pub fn max_validity_seconds(signer: &str) -> i64 {
+    if is_of_kubernetes(signer) { MAX_KUBERNETES_VALIDITY_SECONDS } else { MAX_VALIDITY_SECONDS }
 }
 
 /// Checks the name of a ClusterTrustBundle of `signer`, or of none.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apimachinery::Status;
 use http::request::Parts;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use serde_json::json;
 
 use super::health;
@@ -29,10 +29,12 @@ pub async fn serve(
     if let Ok((_, true)) = negotiation::negotiate(negotiation::accept(&request.headers), None, false) {
         answer = negotiation::as_yaml(answer).await;
     }
-    if ["/api", "/openapi"].iter().any(|document| request.uri.path().starts_with(document)) {
+    let is_tagged = answer.headers().contains_key(header::ETAG);
+    if !is_tagged && ["/api", "/openapi"].iter().any(|document| request.uri.path().starts_with(document)) {
         answer = negotiation::tagged(answer, &request.headers).await;
     }
-    Ok(negotiation::may_be_compressed(answer))
+    let is_compressed = answer.headers().contains_key(header::CONTENT_ENCODING);
+    Ok(if is_compressed { answer } else { negotiation::may_be_compressed(answer) })
 }
 
 async fn answer(
@@ -77,7 +79,7 @@ async fn answer(
         ["api", version] => server.discovery.resources("", version).ok_or_else(Status::no_route),
         ["apis", group] => server.discovery.group(group).ok_or_else(Status::no_route),
         ["apis", group, version] => server.discovery.resources(group, version).ok_or_else(Status::no_route),
-        ["openapi", rest @ ..] => openapi(server, accept, rest).await,
+        ["openapi", rest @ ..] => openapi(server, &request.headers, rest).await,
         [] => Ok(response::json(
             200,
             &json!({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
@@ -87,30 +89,31 @@ async fn answer(
 }
 
 /// `/openapi/…`
-async fn openapi(server: &Arc<ApiServer>, accept: &str, path: &[&str]) -> Result<Response<Body>, Status> {
+async fn openapi(server: &Arc<ApiServer>, request: &HeaderMap, path: &[&str]) -> Result<Response<Body>, Status> {
+    let accept = negotiation::accept(request);
+    let catalog = server.catalog.clone();
+    // Read before the document is made: what is made of a newer catalog may be kept as an older one's, but never the other way round.
+    let generation = catalog.generation();
+    let documents = &server.documents;
     let (group, version) = match path {
+        ["v2"] if accept.contains("com.github.proto-openapi.spec.v2") => {
+            let make = move || Some(openapi::v2::as_protobuf(&catalog));
+            return documents.answer("v2 protobuf", generation, make, request, false).await;
+        }
         ["v2"] => {
-            let catalog = server.catalog.clone();
-            let as_protobuf = accept.contains("com.github.proto-openapi.spec.v2");
-            let made = openapi::on_a_thread(move || {
-                let document = openapi::v2::document(&catalog);
-                if as_protobuf { openapi::v2::protobuf(&document) } else { crate::json::to_vec(&document) }
-            });
-            let mut answer = response::json_bytes(200, made.await?);
-            if as_protobuf {
-                let kind = header::HeaderValue::from_static(openapi::v2::PROTOBUF);
-                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-            }
-            return Ok(answer);
+            let as_yaml = negotiation::negotiate(accept, None, false).is_ok_and(|(_, as_yaml)| as_yaml);
+            let make = move || Some(openapi::v2::as_json(&catalog));
+            return documents.answer("v2", generation, make, request, as_yaml).await;
         }
         ["v3"] => return Ok(response::json(200, &openapi::index(&server.catalog, &server.aggregator))),
         ["v3", "api", version] => (String::new(), (*version).to_string()),
         ["v3", "apis", group, version] => ((*group).to_string(), (*version).to_string()),
         _ => return Err(Status::no_route()),
     };
-    let catalog = server.catalog.clone();
-    let made = openapi::on_a_thread(move || openapi::document(&catalog, &group, &version));
-    made.await?.ok_or_else(Status::no_route)
+    let as_yaml = negotiation::negotiate(accept, None, false).is_ok_and(|(_, as_yaml)| as_yaml);
+    let name = format!("v3 {group}/{version}");
+    let make = move || openapi::document(&catalog, &group, &version);
+    documents.answer(&name, generation, make, request, as_yaml).await
 }
 
 fn version() -> serde_json::Value {

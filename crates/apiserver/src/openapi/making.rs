@@ -1,20 +1,17 @@
-//! Where documents are made: on threads that end, one at a time.
+//! Where documents are made: on threads that end.
 //!
 //! A document is made of some 100,000 small values, and what an allocator keeps of a thread's memory it gives back when the thread ends. On the threads
 //! that serve requests each of them would keep what its largest document took, for ever.
 
 use apimachinery::Status;
-use tokio::sync::{Mutex, oneshot};
-
-static TURN: Mutex<()> = Mutex::const_new(());
+use tokio::sync::oneshot;
 
 /// Makes a document.
 ///
 /// # Errors
 /// 500 when there is no thread for it, or it panicked.
-pub async fn on_a_thread<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+pub(super) async fn on_a_thread<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     let (sender, made) = oneshot::channel();
-    let _turn = TURN.lock().await;
     let thread = tasks::thread("openapi", move || {
         let _ = sender.send(make());
     });

@@ -1,13 +1,13 @@
-//! OpenAPI v3 documents, made on demand from the packed schema: clients ask seldom and keep what they get.
+//! OpenAPI documents, made on demand from the packed schema and kept for who asks next.
 
+mod documents;
 mod making;
 pub mod v2;
 
-pub use making::on_a_thread;
+pub use documents::{Documents, Made};
 
 use std::collections::BTreeSet;
 
-use http::{HeaderValue, Response, header};
 use serde_json::{Map, Value, json};
 
 use api::{Kind, Verbs, schema};
@@ -15,7 +15,6 @@ use api::{Kind, Verbs, schema};
 use crate::KUBERNETES_VERSION;
 use crate::aggregator::Aggregator;
 use crate::registry::Catalog;
-use crate::response::{self, Body};
 
 fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
@@ -41,7 +40,7 @@ pub fn index(catalog: &Catalog, aggregator: &Aggregator) -> Value {
 }
 
 /// The OpenAPI v3 document of a version of a group; none for one that isn't served.
-pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Response<Body>> {
+pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Made> {
     let all = catalog.kinds();
     let kinds: Vec<&Kind> = all.into_iter().filter(|k| k.group == group && k.version == version).collect();
     if kinds.is_empty() {
@@ -66,10 +65,8 @@ pub fn document(catalog: &Catalog, group: &str, version: &str) -> Option<Respons
     }
     let document = json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
                           "paths": paths, "components": {"schemas": schemas}});
-    let mut response = response::json(200, &document);
-    let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
-    response.headers_mut().insert(header::CACHE_CONTROL, forever);
-    Some(response)
+    let bytes = crate::json::to_vec(&document);
+    Some(Made { bytes, content_type: "application/json", cache_control: "public, max-age=31536000, immutable" })
 }
 
 /// Adds the schema of a custom kind to those of the built-in ones.

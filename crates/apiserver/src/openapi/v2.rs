@@ -5,14 +5,28 @@ use serde_json::{Map, Value, json};
 
 use api::schema;
 
+use super::Made;
 use crate::KUBERNETES_VERSION;
 use crate::registry::Catalog;
 
 /// As upstream answers: what clients ask for has an `@`, which is no character of a media type.
-pub const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// How long clients may keep the document: they ask again, and are told when it is the same.
+const CACHE_CONTROL: &str = "no-cache, private";
 
 /// The document as JSON.
-pub fn document(catalog: &Catalog) -> Value {
+pub fn as_json(catalog: &Catalog) -> Made {
+    let bytes = crate::json::to_vec(&document(catalog));
+    Made { bytes, content_type: "application/json", cache_control: CACHE_CONTROL }
+}
+
+/// The document as protobuf.
+pub fn as_protobuf(catalog: &Catalog) -> Made {
+    Made { bytes: protobuf(&document(catalog)), content_type: PROTOBUF, cache_control: CACHE_CONTROL }
+}
+
+fn document(catalog: &Catalog) -> Value {
     let (types, docs) = schema::raw();
     let mut definitions: Map<String, Value> =
         types.iter().map(|(name, of)| (name.clone(), moved(super::with_docs(name, of, &docs), true))).collect();
@@ -180,8 +194,7 @@ impl Message {
     }
 }
 
-/// The document as protobuf.
-pub fn protobuf(document: &Value) -> Vec<u8> {
+fn protobuf(document: &Value) -> Vec<u8> {
     let mut out = Message::default();
     out.text(1, &document["swagger"]);
     out.message(2, |info| {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::StreamExt as _;
-use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
@@ -105,6 +104,18 @@ pub async fn as_yaml(answer: Response<Body>) -> Response<Body> {
     Response::from_parts(head, response::full(text))
 }
 
+/// The `ETag` of a document: a hash of its content.
+pub fn tag(content: &[u8]) -> HeaderValue {
+    // Quotes and hexadecimal digits are characters of header values.
+    HeaderValue::from_str(&format!("\"{}\"", pki::sha256_hex(content))).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// Whether a client says that it has the document of a tag (`If-None-Match`).
+pub fn has_tag(request: &HeaderMap, tag: &HeaderValue) -> bool {
+    let known = request.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    known.split(',').any(|known| known.trim().as_bytes() == tag.as_bytes())
+}
+
 /// A document with an `ETag` of its content (RFC 9110, section 8.8.3); 304 for a client that has it.
 pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
@@ -112,17 +123,14 @@ pub async fn tagged(answer: Response<Body>, request: &HeaderMap) -> Response<Bod
     let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
         return response::error(&Status::internal("the answer broke off"));
     };
-    let tag = format!("\"{}\"", pki::sha256_hex(&body));
-    let known = request.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let body = if known.split(',').any(|t| t.trim() == tag) {
+    let tag = tag(&body);
+    let body = if has_tag(request, &tag) {
         head.status = StatusCode::NOT_MODIFIED;
         Bytes::new()
     } else {
         body
     };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        head.headers.insert(header::ETAG, tag);
-    }
+    head.headers.insert(header::ETAG, tag);
     Response::from_parts(head, response::full(body))
 }
 
@@ -161,7 +169,7 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
                 None => return Response::from_parts(head, response::full(begun.concat())),
             }
         }
-        mark_compressed(&mut head);
+        mark_compressed(&mut head.headers);
         return Response::from_parts(head, compressed(begun, body));
     }
     #[expect(clippy::disallowed_methods, reason = "the answer is our own, and whole")]
@@ -175,14 +183,15 @@ pub async fn compress(answer: Response<Body>) -> Response<Body> {
         encoder.finish()
     });
     let Ok(Ok(packed)) = packed.await else { return Response::from_parts(head, response::full(body)) };
-    mark_compressed(&mut head);
+    mark_compressed(&mut head.headers);
     Response::from_parts(head, response::full(packed))
 }
 
-fn mark_compressed(head: &mut Parts) {
-    head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    head.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    head.headers.remove(header::CONTENT_LENGTH);
+/// Says in the headers of an answer that its body is compressed.
+pub fn mark_compressed(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    headers.remove(header::CONTENT_LENGTH);
 }
 
 /// A body compressed piece by piece: what it has begun with, and the rest.

@@ -63,7 +63,7 @@ fn validate(object: &Value, old: Option<&Value>, causes: &mut Causes) {
         causes.push(Cause::required(&seconds.path, "must be set"));
         return;
     };
-    let (least, most) = (signer::SHORTEST_LIFE, signer::longest_life(spec.at("signerName").text()));
+    let (least, most) = (signer::MIN_VALIDITY_SECONDS, signer::max_validity_seconds(spec.at("signerName").text()));
     if !(least..=most).contains(&wanted) {
         seconds.invalid(&format!("must be in the range [{least}, {most}]"), causes);
     }
@@ -258,7 +258,7 @@ fn check_times(spec: &Value, status: &Field<'_>, leaf: &pki::Leaf, causes: &mut 
         begin.invalid("must be set to within 5 minutes of kube-apiserver's current time", causes);
     } else if at(end) != until {
         end.invalid("must be set to the NotAfter time encoded in the leaf certificate", causes);
-    } else if life < signer::SHORTEST_LIFE {
+    } else if life < signer::MIN_VALIDITY_SECONDS {
         of_chain("leaf certificate lifetime must be >= 1 hour", causes);
     } else if life > most {
         of_chain(&format!("leaf certificate lifetime must be <= spec.maxExpirationSeconds ({most})"), causes);

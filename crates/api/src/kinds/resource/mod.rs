@@ -9,7 +9,7 @@ mod validate;
 
 use serde_json::{Map, Value};
 
-use crate::defaults::{child, default, default_number, default_text, items};
+use crate::defaults::{child, default_number, default_text, items};
 
 const GROUP: &str = "resource.k8s.io";
 

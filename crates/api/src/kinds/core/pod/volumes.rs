@@ -205,7 +205,7 @@ fn pod_certificate(of: &Field<'_>, causes: &mut Causes) {
     if !pki::KEY_TYPES.contains(&key.text()) {
         causes.push(Cause::not_supported(&key.path, &key.text().into(), &pki::KEY_TYPES));
     }
-    let (least, most) = (signer::SHORTEST_LIFE, signer::longest_life(signer.text()));
+    let (least, most) = (signer::MIN_VALIDITY_SECONDS, signer::max_validity_seconds(signer.text()));
     match seconds.value.as_i64() {
         Some(n) if n < least => {
             seconds.invalid(&format!("if provided, maxExpirationSeconds must be >= {least}"), causes);
