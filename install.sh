@@ -109,7 +109,8 @@ for _ in $(seq 300); do
     say "the cluster is ready. Next:"
     say "  export KUBECONFIG=$kubeconfig"
     say "  kubectl apply -f $here/examples/web.yaml"
-    say "  kubectl get statefulset,pod,pvc"
+    say "  kubectl get statefulset,pod,pvc         # two replicas; their image is built in, so no network is needed"
+    say "  kubectl exec web-0 -- get http://web/   # one of them answers; in a browser: http://localhost:30080/"
     say "other machines join with: TIMONEL_URL=https://THIS-HOST:6443 TIMONEL_TOKEN=\$(sudo timonel token) sudo -E ./install.sh"
     exit 0
   fi

@@ -24,6 +24,7 @@ mod kubectl;
 mod limits;
 mod names;
 mod network;
+mod offline;
 mod operations;
 mod parts;
 mod policies;

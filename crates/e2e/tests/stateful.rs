@@ -22,38 +22,38 @@ fn stateful_set_keeps_names_dns_and_volumes() -> anyhow::Result<()> {
 
     for pod in ["web-0", "web-1"] {
         assert_eq!(cluster.ok(&["exec", pod, "--", "hostname"])?.trim(), pod);
-        cluster.ok(&["exec", pod, "--", "sh", "-c", &format!("echo {pod} > /usr/share/nginx/html/name; sync")])?;
+        cluster.ok(&["exec", pod, "--", "sh", "-c", &format!("echo {pod} > /data/name; sync")])?;
     }
-    for name in ["web-0.nginx", "web-0.nginx.default.svc.cluster.local"] {
+    for name in ["web-0.hello", "web-0.hello.default.svc.cluster.local"] {
         let answer = cluster.ok(&["exec", "web-1", "--", "nslookup", name])?;
         let ip = first["status"]["podIP"].as_str().unwrap_or("none");
-        assert!(answer.contains("web-0.nginx.default.svc.cluster.local") && answer.contains(ip), "{answer}");
+        assert!(answer.contains("web-0.hello.default.svc.cluster.local") && answer.contains(ip), "{answer}");
     }
     let reverse = cluster.ok(&["exec", "web-1", "--", "nslookup", first["status"]["podIP"].as_str().unwrap_or("")])?;
-    assert!(reverse.contains("web-0.nginx.default.svc.cluster.local"), "{reverse}");
+    assert!(reverse.contains("web-0.hello.default.svc.cluster.local"), "{reverse}");
 
     let before = [uid(&cluster, "web-0")?, uid(&cluster, "web-1")?];
-    cluster.ok(&["delete", "pod", "-l", "app=nginx"])?;
+    cluster.ok(&["delete", "pod", "-l", "app=web"])?;
     cluster.eventually("both pods are new", || {
         Ok(uid(&cluster, "web-0")? != before[0] && uid(&cluster, "web-1")? != before[1])
     })?;
     for pod in ["web-0", "web-1"] {
         cluster.wait_pod(pod)?;
-        assert_eq!(cluster.ok(&["exec", pod, "--", "cat", "/usr/share/nginx/html/name"])?.trim(), pod);
+        assert_eq!(cluster.ok(&["exec", pod, "--", "cat", "/data/name"])?.trim(), pod);
     }
 
     cluster.ok(&["scale", "statefulset", "web", "--replicas=1"])?;
     cluster.eventually("web-1 is gone", || Ok(cluster.kubectl(&["get", "pod", "web-1", "-o", "json"]).code != 0))?;
-    assert_eq!(cluster.get("pvc", "www-web-1")?["status"]["phase"], "Bound");
+    assert_eq!(cluster.get("pvc", "data-web-1")?["status"]["phase"], "Bound");
     let table = cluster.ok(&["get", "pvc", "-o", "wide"])?;
     let head = table.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(head, "NAME STATUS VOLUME CAPACITY ACCESS MODES STORAGECLASS VOLUMEATTRIBUTESCLASS AGE VOLUMEMODE");
 
     // A claim that is deleted takes its volume and its folder along.
-    let volume = cluster.get("pvc", "www-web-1")?["spec"]["volumeName"].as_str().unwrap_or("").to_string();
+    let volume = cluster.get("pvc", "data-web-1")?["spec"]["volumeName"].as_str().unwrap_or("").to_string();
     let path = cluster.get("pv", &volume)?["spec"]["local"]["path"].as_str().unwrap_or("").to_string();
     assert!(std::path::Path::new(&path).exists());
-    cluster.ok(&["delete", "pvc", "www-web-1"])?;
+    cluster.ok(&["delete", "pvc", "data-web-1"])?;
     cluster
         .eventually("the volume is gone", || Ok(cluster.kubectl(&["get", "pv", &volume, "-o", "json"]).code != 0))?;
     assert!(!std::path::Path::new(&path).exists());
@@ -77,13 +77,13 @@ fn stock_kubectl_runs_one_off_pods() -> anyhow::Result<()> {
     cluster.wait_pod("web-0")?;
     let ip = cluster.get("pod", "web-0")?["status"]["podIP"].as_str().unwrap_or("").to_string();
     let ask = ["--rm", "--restart=Never", "--image", "busybox:1.28"];
-    let lookup = ["--", "nslookup", "web-0.nginx"];
+    let lookup = ["--", "nslookup", "web-0.hello"];
     let plain = cluster.kubectl(&[&["run", "-i", "ask-1"], &ask[..], &lookup].concat());
-    assert!(plain.stdout.contains("web-0.nginx") && plain.stdout.contains(&ip), "{plain:?}");
+    assert!(plain.stdout.contains("web-0.hello") && plain.stdout.contains(&ip), "{plain:?}");
     let line = cluster.kubectl_line(&[&["run", "-it", "ask-2"], &ask[..], &lookup].concat());
     let quoted = line.iter().map(|w| format!("'{w}'")).collect::<Vec<_>>().join(" ");
     let terminal = cluster.server.run(&["script", "-qec", &quoted, "/dev/null"].map(String::from), "");
-    assert!(terminal.stdout.contains("web-0.nginx") && terminal.stdout.contains(&ip), "{terminal:?}");
+    assert!(terminal.stdout.contains("web-0.hello") && terminal.stdout.contains(&ip), "{terminal:?}");
     let columns = cluster.ok(&["get", "nodes", "-o", "wide"])?;
     let head = columns.lines().next().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(head, "NAME STATUS ROLES AGE VERSION INTERNAL-IP EXTERNAL-IP OS-IMAGE KERNEL-VERSION CONTAINER-RUNTIME");

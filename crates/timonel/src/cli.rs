@@ -133,6 +133,8 @@ pub enum ImageCommand {
     },
     /// List images
     Ls(DataArgs),
+    /// Write the built-in image timonel.local/hello:1 to the output, as an archive for other container runtimes
+    BuiltIn,
 }
 
 /// Flags that server and agent share.

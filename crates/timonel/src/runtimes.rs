@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use kubelet::{Cri, Runtime};
-use runtime::image::Registries;
+use runtime::image::{BuiltIn, Registries};
 use runtime::{ImageStore, files};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -17,6 +17,18 @@ use crate::cli::NodeArgs;
 const OWN: &str = "timonel";
 /// The file, in the agent's folder, that says who runs the pods: they aren't his who comes after.
 const RECORD: &str = "container-runtime";
+
+/// The image that is always here, so that the first pod needs no registry.
+pub const HELLO: BuiltIn = BuiltIn {
+    name: "timonel.local/hello:1",
+    program: "hello",
+    bytes: include_bytes!(env!("HELLO")),
+    // As `crates/hello/src/tools/mod.rs` has them.
+    links: &[
+        "[", "cat", "echo", "env", "false", "get", "grep", "head", "help", "hostname", "id", "kill", "ls", "mkdir",
+        "nslookup", "ps", "pwd", "rm", "sh", "sleep", "stat", "sync", "test", "touch", "true", "wc",
+    ],
+};
 
 pub struct Chosen {
     pub runtime: Runtime,
@@ -47,6 +59,10 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
                 "image archives are not loaded into another's runtime; containerd takes them by `ctr --namespace k8s.io images import FILE`"
             );
         }
+        tracing::info!(
+            image = HELLO.name,
+            "the built-in image isn't put into another's runtime, as the CRI can't; containerd takes it by `timonel image built-in | ctr --namespace k8s.io images import -`"
+        );
         return Ok(Chosen {
             runtime: Runtime::Cri(Box::new(both)),
             archives: tasks::spawn("image-archives", async {}),
@@ -54,7 +70,11 @@ pub async fn choose(args: &NodeArgs, agent_dir: &Path) -> anyhow::Result<Chosen>
     }
     let registries = Registries::read(&args.private_registry).map_err(anyhow::Error::msg)?;
     let images = ImageStore::open(&agent_dir.join("image-store"), registries)?;
-    let archives = tasks::spawn("image-archives", load_archives(images.clone(), archives));
+    let present = images.clone();
+    let archives = tasks::spawn("image-archives", async move {
+        add_built_in(present.clone()).await;
+        load_archives(present, archives).await;
+    });
     Ok(Chosen { runtime: Runtime::Own(images), archives })
 }
 
@@ -71,6 +91,18 @@ pub async fn remove_pods(agent_dir: &Path) -> anyhow::Result<()> {
     cri.remove_all().await?;
     cri.leave();
     Ok(())
+}
+
+/// Before the first pod is started.
+async fn add_built_in(images: Arc<ImageStore>) {
+    let added = tokio::task::spawn_blocking(move || images.add_built_in(&HELLO).map_err(|error| error.to_string()));
+    if let Err(error) = added.await.unwrap_or_else(|error| Err(error.to_string())) {
+        tracing::warn!(
+            error,
+            image = HELLO.name,
+            "failed to add the built-in image; it is tried again at the next start"
+        );
+    }
 }
 
 /// Loads what lies in the folder for image archives, and what appears there.
@@ -168,5 +200,30 @@ async fn load_new(images: &Arc<ImageStore>, folder: &Path, loaded: &mut Loaded) 
         if let Err(error) = written.and_then(|text| bounded::durable::replace(&folder.with_file_name(LOADED), &text)) {
             tracing::warn!(%error, "failed to write the result of an image import");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HELLO;
+
+    #[test]
+    fn built_in_program_is_small_and_static() {
+        // The larger part of it is the C library's; compressed it is 0.6 MB.
+        assert!(HELLO.bytes.len() <= 1536 << 10, "{} bytes", HELLO.bytes.len());
+        assert!(HELLO.bytes.starts_with(b"\x7fELF"));
+        // Program headers of the type PT_INTERP name a dynamic loader, which the image hasn't (elf(5)).
+        let number = |at: usize| usize::from(u16::from_le_bytes([HELLO.bytes[at], HELLO.bytes[at + 1]]));
+        let (begin, size, count) = (number(32), number(54), number(56));
+        let kinds: Vec<usize> = (0..count).map(|header| number(begin + header * size)).collect();
+        assert!(kinds.contains(&1) && !kinds.contains(&3), "{kinds:?}");
+    }
+
+    #[test]
+    fn each_tool_of_the_program_has_a_link() {
+        let source = include_str!("../../hello/src/tools/mod.rs");
+        let list = source.split("NAMES").nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
+        let tools: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(tools, HELLO.links);
     }
 }

@@ -7,6 +7,7 @@
 //! are on the disk, and after a power cut it is forgotten.
 
 mod archive;
+mod built_in;
 mod layers;
 mod pull;
 mod registries;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::boot_id;
 use crate::keyed_mutex::KeyedMutex;
 
+pub use built_in::{BUILT_IN_REGISTRY, BuiltIn};
 pub use layers::unpack_layer;
 pub use pull::Progress;
 pub use registries::{Credentials, Registries};

@@ -130,6 +130,9 @@ impl ImageStore {
         progress: &Arc<Progress>,
     ) -> Result<Image, ImageError> {
         let reference = parse(name)?;
+        if reference.registry() == super::BUILT_IN_REGISTRY {
+            return self.find(name).ok_or_else(|| super::built_in::refuse(&reference));
+        }
         let mut reasons = Vec::new();
         for endpoint in self.registries.endpoints(reference.registry()) {
             // A pull secret is for the image's own registry and is shown to no mirror.
