@@ -4,6 +4,8 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use crate::error::Error;
+
 pub const A: u16 = 1;
 pub const AAAA: u16 = 28;
 const PTR: u16 = 12;
@@ -29,9 +31,8 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    pub fn of_pod() -> Result<Self, String> {
-        let text =
-            crate::input::small_file("/etc/resolv.conf").map_err(|error| format!("/etc/resolv.conf: {error}"))?;
+    pub fn of_pod() -> Result<Self, Error> {
+        let text = crate::input::small_file("/etc/resolv.conf").map_err(Error::on("/etc/resolv.conf"))?;
         Ok(Self::read(&text))
     }
 
@@ -67,7 +68,7 @@ impl Resolver {
     }
 
     /// The addresses of a name, and the full name that has them.
-    pub fn addresses(&self, name: &str) -> Result<(String, Vec<IpAddr>), String> {
+    pub fn addresses(&self, name: &str) -> Result<(String, Vec<IpAddr>), Error> {
         if let Ok(address) = name.parse() {
             return Ok((name.into(), vec![address]));
         }
@@ -83,11 +84,11 @@ impl Resolver {
                 return Ok((full, found));
             }
         }
-        Err(format!("no name server knows {name}"))
+        Err(Error::answer(format!("no name server knows {name}")))
     }
 
     /// The names of an address.
-    pub fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
+    pub fn names(&self, address: IpAddr) -> Result<Vec<String>, Error> {
         let answers = self.ask(&reverse_name(address), PTR)?;
         Ok(answers
             .into_iter()
@@ -95,17 +96,14 @@ impl Resolver {
             .collect())
     }
 
-    fn ask(&self, name: &str, kind: u16) -> Result<Vec<Answer>, String> {
+    fn ask(&self, name: &str, kind: u16) -> Result<Vec<Answer>, Error> {
         let id = random();
         let question = question(id, name, kind)?;
-        let mut why = String::from("/etc/resolv.conf names no name server");
+        let mut why = Error::answer("/etc/resolv.conf names no name server");
         for server in self.servers.iter().cycle().take(self.servers.len().saturating_mul(TRIES)) {
-            match exchange(*server, &question)
-                .map_err(|error| error.to_string())
-                .and_then(|answer| read(&answer, &question, kind))
-            {
+            match exchange(*server, &question).map_err(Error::from).and_then(|answer| read(&answer, &question, kind)) {
                 Ok(answers) => return Ok(answers),
-                Err(error) => why = format!("the name server {server}: {error}"),
+                Err(error) => why = Error::answer(format!("the name server {server}: {error}")),
             }
         }
         Err(why)
@@ -131,16 +129,16 @@ fn reverse_name(address: IpAddr) -> String {
     }
 }
 
-fn question(id: u16, name: &str, kind: u16) -> Result<Vec<u8>, String> {
+fn question(id: u16, name: &str, kind: u16) -> Result<Vec<u8>, Error> {
     // One question, recursion wanted.
     let mut message = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.split('.') {
         let length = u8::try_from(label.len()).ok().filter(|length| (1..=63).contains(length));
-        message.push(length.ok_or_else(|| format!("{name:?} is no name"))?);
+        message.push(length.ok_or_else(|| Error::arguments(format!("{name:?} is no name")))?);
         message.extend(label.as_bytes());
     }
     if name.len() > MAX_NAME_BYTES - 2 {
-        return Err(format!("{name:?} is too long for a name"));
+        return Err(Error::arguments(format!("{name:?} is too long for a name")));
     }
     message.push(0);
     message.extend([kind.to_be_bytes(), [0, 1]].concat());
@@ -167,19 +165,19 @@ enum Answer {
 }
 
 /// The answers of a kind in a message. A name that doesn't exist has none.
-fn read(message: &[u8], question: &[u8], kind: u16) -> Result<Vec<Answer>, String> {
-    let short = || String::from("its answer is cut off");
+fn read(message: &[u8], question: &[u8], kind: u16) -> Result<Vec<Answer>, Error> {
+    let short = || Error::answer("its answer is cut off");
     let header = message.get(..12).ok_or_else(short)?;
     if header.get(..2) != question.get(..2)
         || header[2] & 0x80 == 0
         || message.get(12..question.len()) != question.get(12..)
     {
-        return Err("its answer is to another question".into());
+        return Err(Error::answer("its answer is to another question"));
     }
     match header[3] & 0x0f {
         0 => {}
         NAME_ERROR => return Ok(Vec::new()),
-        code => return Err(format!("it failed with the code {code}")),
+        code => return Err(Error::answer(format!("it failed with the code {code}"))),
     }
     let count = usize::from(u16::from_be_bytes([header[6], header[7]])).min(MAX_ANSWERS);
     let (mut at, mut answers) = (question.len(), Vec::new());
@@ -256,14 +254,14 @@ mod tests {
         // An alias first, whose name points into the question.
         answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12]);
         answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 42, 0, 5]);
-        assert_eq!(read(&answer, &asked, A), Ok(vec![Answer::Address("10.42.0.5".parse().unwrap())]));
+        assert_eq!(read(&answer, &asked, A).unwrap(), [Answer::Address("10.42.0.5".parse().unwrap())]);
         for end in 0..answer.len() {
             assert!(read(&answer[..end], &asked, A).is_err(), "{end}");
         }
         assert!(read(&answer, &question(8, "web", A).unwrap(), A).is_err(), "another question");
         let mut missing = answer.clone();
         missing[3] = NAME_ERROR;
-        assert_eq!(read(&missing, &asked, A), Ok(Vec::new()));
+        assert_eq!(read(&missing, &asked, A).unwrap(), []);
         // A name that points to itself.
         let mut circle = asked.clone();
         (circle[2], circle[7]) = (0x81, 1);

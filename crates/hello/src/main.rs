@@ -2,6 +2,7 @@
 //! the name of a tool (`sh`, `ls`, `get` …) it is that tool, for `kubectl exec`.
 
 mod dns;
+mod error;
 mod input;
 mod server;
 mod shell;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         }
         tool => tools::run(tool, arguments, &mut std::io::stdin().lock(), &mut output),
     };
-    let done = done.and_then(|code| output.flush().map(|()| code).map_err(|error| error.to_string()));
+    let done = done.and_then(|code| output.flush().map(|()| code).map_err(error::Error::from));
     ExitCode::from(done.unwrap_or_else(|error| {
         eprintln!("{name}: {error}");
         1

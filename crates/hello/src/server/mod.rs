@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use crate::signals::Signals;
 use pages::{Answer, Pages};
 
@@ -33,15 +34,15 @@ Serves / (who answers, and the visits so far), /peers, /healthz and /readyz over
 hello TOOL … is one of the tools, see: hello help";
 
 /// The port that flags or the environment say.
-fn port(arguments: &[String], variable: Option<String>) -> Result<u16, String> {
+fn port(arguments: &[String], variable: Option<String>) -> Result<u16, Error> {
     let given = match arguments {
         [] => variable,
         [flag, port] if flag == "--port" => Some(port.clone()),
         [flag] if flag.starts_with("--port=") => flag.strip_prefix("--port=").map(String::from),
-        _ => return Err(USAGE.into()),
+        _ => return Err(Error::arguments(USAGE)),
     };
     let Some(given) = given else { return Ok(DEFAULT_PORT) };
-    given.parse().map_err(|_| format!("{given:?} is no port: a number from 1 to 65535 is"))
+    given.parse().map_err(|_| Error::arguments(format!("{given:?} is no port: a number from 1 to 65535 is")))
 }
 
 pub fn run(arguments: &[String]) -> ExitCode {
@@ -54,21 +55,21 @@ pub fn run(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn serve(arguments: &[String]) -> Result<(), String> {
-    let signals = Signals::block().map_err(|error| format!("signals can't be blocked: {error}"))?;
+fn serve(arguments: &[String]) -> Result<(), Error> {
+    let signals = Signals::block().map_err(Error::on("signals can't be blocked"))?;
     // Services put variables like PORT into no container, only NAME_PORT.
     let port = port(arguments, std::env::var("PORT").ok())?;
     // Both families where there is IPv6.
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
-        .map_err(|error| format!("port {port} can't be listened on: {error}"))?;
+        .map_err(Error::on(format!("port {port} can't be listened on")))?;
     let server = Arc::new(Server::new(Pages::of_pod()));
     eprintln!("hello: listening on port {port}");
     let accepting = server.clone();
     std::thread::Builder::new()
         .spawn(move || accepting.accept(&listener))
-        .map_err(|error| format!("no thread can be started: {error}"))?;
-    signals.wait_for_end().map_err(|error| format!("waiting for signals failed: {error}"))?;
+        .map_err(Error::on("no thread can be started"))?;
+    signals.wait_for_end().map_err(Error::on("waiting for signals failed"))?;
     eprintln!("hello: ending");
     server.end();
     Ok(())
@@ -167,10 +168,10 @@ mod tests {
     #[test]
     fn port_is_from_the_flag_or_the_environment() {
         let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
-        assert_eq!(port(&[], None), Ok(8080));
-        assert_eq!(port(&[], Some("9000".into())), Ok(9000));
-        assert_eq!(port(&words(&["--port", "80"]), Some("9000".into())), Ok(80));
-        assert_eq!(port(&words(&["--port=81"]), None), Ok(81));
+        assert_eq!(port(&[], None).unwrap(), 8080);
+        assert_eq!(port(&[], Some("9000".into())).unwrap(), 9000);
+        assert_eq!(port(&words(&["--port", "80"]), Some("9000".into())).unwrap(), 80);
+        assert_eq!(port(&words(&["--port=81"]), None).unwrap(), 81);
         assert!(port(&words(&["--port", "http"]), None).is_err() && port(&words(&["--prt", "1"]), None).is_err());
     }
 

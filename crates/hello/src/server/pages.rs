@@ -103,7 +103,7 @@ impl Pages {
         let (count, kept) = match (self.visits.count(), self.visits.folder()) {
             (Ok(count), Some(folder)) => (count.to_string(), format!("kept in {}", folder.display())),
             (Ok(count), None) => (count.to_string(), "in memory".into()),
-            (Err(why), _) => ("unknown".into(), why),
+            (Err(why), _) => ("unknown".into(), why.to_string()),
         };
         let version = env!("CARGO_PKG_VERSION");
         let Pages { pod, namespace, node, .. } = self;
@@ -143,7 +143,7 @@ impl Pages {
             }
             Ok(text)
         });
-        found.map_or_else(|why| Answer::error(503, &why), |text| Answer::text(200, text))
+        found.map_or_else(|why| Answer::error(503, &why.to_string()), |text| Answer::text(200, text))
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::error::Error;
+
 pub struct Visits {
     /// The volume, if there is one.
     folder: Option<PathBuf>,
@@ -29,11 +31,11 @@ impl Visits {
     }
 
     /// Counts one, and says how many there were, or why that can't be kept.
-    pub fn count(&self) -> Result<u64, String> {
-        let mut count = self.count.lock().map_err(|_| String::from("an earlier visit failed"))?;
+    pub fn count(&self) -> Result<u64, Error> {
+        let mut count = self.count.lock().map_err(|_| Error::answer("an earlier visit failed"))?;
         let next = count.saturating_add(1);
         if let Some(folder) = &self.folder {
-            write(folder, next).map_err(|error| format!("{}: {error}", folder.display()))?;
+            write(folder, next).map_err(Error::on(folder.display().to_string()))?;
         }
         *count = next;
         Ok(next)
@@ -63,16 +65,16 @@ mod tests {
     fn visits_are_kept_in_the_volume() {
         let folder = tempfile::tempdir().unwrap();
         let visits = Visits::open(folder.path());
-        assert_eq!((visits.count(), visits.count()), (Ok(1), Ok(2)));
-        assert_eq!(Visits::open(folder.path()).count(), Ok(3));
+        assert_eq!([visits.count(), visits.count()].map(Result::unwrap), [1, 2]);
+        assert_eq!(Visits::open(folder.path()).count().unwrap(), 3);
         // What can't be written isn't counted.
         let gone = tempfile::tempdir().unwrap();
         let visits = Visits::open(gone.path());
         drop(gone);
         assert!(visits.count().is_err());
         std::fs::write(folder.path().join(FILE), "many").unwrap();
-        assert_eq!(Visits::open(folder.path()).count(), Ok(1));
+        assert_eq!(Visits::open(folder.path()).count().unwrap(), 1);
         let without = Visits::open(&folder.path().join("none"));
-        assert_eq!((without.count(), without.folder()), (Ok(1), None));
+        assert_eq!((without.count().unwrap(), without.folder()), (1, None));
     }
 }

@@ -8,6 +8,7 @@ use std::io::{BufRead, IsTerminal as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Stdio};
 
+use crate::error::Error;
 use crate::input::{MAX_LINE_BYTES, line};
 use parse::{Command, Piece, Pipeline, Redirect, When, Word, parse};
 
@@ -122,7 +123,7 @@ impl Shell {
         let pipelines = match parse(script) {
             Ok(pipelines) => pipelines,
             Err(error) => {
-                self.failed(SYNTAX, &error);
+                self.failed(SYNTAX, &error.to_string());
                 return;
             }
         };
@@ -194,7 +195,7 @@ impl Shell {
                     children.push(child);
                 }
                 Err((code, why)) => {
-                    self.failed(code, &why);
+                    self.failed(code, &why.to_string());
                     input = Some(Stdio::null());
                     if is_last {
                         children.into_iter().for_each(|mut child| drop(child.wait()));
@@ -225,7 +226,7 @@ impl Shell {
                 // `> FILE` alone makes the file.
                 self.code = 0;
                 if let Err(error) = self.streams(command, None) {
-                    self.failed(1, &error);
+                    self.failed(1, &error.to_string());
                 }
                 return true;
             }
@@ -233,7 +234,7 @@ impl Shell {
         let outcome = match name {
             "cd" => {
                 let folder = rest.first().cloned().unwrap_or_else(|| self.value("HOME"));
-                std::env::set_current_dir(&folder).map_err(|error| format!("cd: {folder}: {error}"))
+                std::env::set_current_dir(&folder).map_err(Error::on(format!("cd: {folder}")))
             }
             "exit" => {
                 self.exits = true;
@@ -268,31 +269,31 @@ impl Shell {
         };
         self.code = 0;
         if let Err(error) = outcome {
-            self.failed(1, &error);
+            self.failed(1, &error.to_string());
         }
         true
     }
 
     /// Opens the files that a command's streams lead to: input, output, errors.
-    fn streams(&self, command: &Command, input: Option<Stdio>) -> Result<[Option<Stdio>; 3], String> {
+    fn streams(&self, command: &Command, input: Option<Stdio>) -> Result<[Option<Stdio>; 3], Error> {
         let (mut output, mut errors) = (None::<File>, None::<File>);
         let mut input = input;
         let mut joined = false;
         for redirect in &command.redirects {
             let name = |word: &Word| match &self.expand(word)[..] {
                 [name] => Ok(name.clone()),
-                _ => Err(String::from("the name of a file isn't one word")),
+                _ => Err(Error::syntax("the name of a file isn't one word")),
             };
             match redirect {
                 Redirect::Input(word) => {
                     let name = name(word)?;
-                    input = Some(File::open(&name).map_err(|error| format!("{name}: {error}"))?.into());
+                    input = Some(File::open(&name).map_err(Error::on(name))?.into());
                 }
                 Redirect::Output { stream, file, appends } => {
                     let name = name(file)?;
                     let mut options = OpenOptions::new();
                     options.create(true).write(true).append(*appends).truncate(!appends);
-                    let file = options.open(&name).map_err(|error| format!("{name}: {error}"))?;
+                    let file = options.open(&name).map_err(Error::on(name))?;
                     *(if *stream == 2 { &mut errors } else { &mut output }) = Some(file);
                 }
                 Redirect::ErrorsToOutput => joined = true,
@@ -301,21 +302,21 @@ impl Shell {
         if joined {
             // Where output leads; a pipe's end isn't known here, so errors go with this shell's output then.
             errors = match &output {
-                Some(file) => Some(file.try_clone().map_err(|error| error.to_string())?),
+                Some(file) => Some(file.try_clone()?),
                 None => {
                     let own = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned();
-                    Some(File::from(own.map_err(|error| error.to_string())?))
+                    Some(File::from(own?))
                 }
             };
         }
         Ok([input, output.map(Stdio::from), errors.map(Stdio::from)])
     }
 
-    fn spawn(&self, command: &Command, input: Option<Stdio>, is_last: bool) -> Result<Child, (u8, String)> {
+    fn spawn(&self, command: &Command, input: Option<Stdio>, is_last: bool) -> Result<Child, (u8, Error)> {
         let words: Vec<String> = command.words.iter().flat_map(|word| self.expand(word)).collect();
         let assigned: Vec<_> = words.iter().map_while(|word| assignment(word)).collect();
         let Some((name, rest)) = words[assigned.len()..].split_first() else {
-            return Err((SYNTAX, "a command of a pipe has no program".into()));
+            return Err((SYNTAX, Error::syntax("a command of a pipe has no program")));
         };
         let [input, output, errors] = self.streams(command, input).map_err(|error| (1, error))?;
         let mut program = std::process::Command::new(name);
@@ -332,8 +333,8 @@ impl Shell {
             program.stderr(errors);
         }
         program.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => (NOT_FOUND, format!("{name}: there is no such program")),
-            _ => (NOT_RUNNABLE, format!("{name}: {error}")),
+            std::io::ErrorKind::NotFound => (NOT_FOUND, Error::arguments(format!("{name}: there is no such program"))),
+            _ => (NOT_RUNNABLE, Error::on(name.clone())(error)),
         })
     }
 }

@@ -3,6 +3,8 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
+use crate::error::Error;
+
 /// A piece of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
@@ -73,7 +75,7 @@ const RESERVED: [&str; 11] = ["if", "then", "else", "fi", "for", "while", "until
 
 /// # Errors
 /// When the text isn't whole, or has what this shell doesn't know.
-pub fn parse(text: &str) -> Result<Vec<Pipeline>, String> {
+pub fn parse(text: &str) -> Result<Vec<Pipeline>, Error> {
     let mut pipelines = Vec::new();
     let (mut when, mut commands, mut command) = (When::Always, Vec::new(), Command::default());
     let mut tokens = tokens(text)?.into_iter();
@@ -86,7 +88,7 @@ pub fn parse(text: &str) -> Result<Vec<Pipeline>, String> {
                     && let [Piece::Text(first)] = &word[..]
                     && RESERVED.contains(&first.as_str())
                 {
-                    return Err(format!("this small shell has no {first:?}"));
+                    return Err(Error::syntax(format!("this small shell has no {first:?}")));
                 }
                 command.words.push(word);
                 continue;
@@ -101,11 +103,11 @@ pub fn parse(text: &str) -> Result<Vec<Pipeline>, String> {
                 let needs_more = !commands.is_empty() || when != When::Always;
                 let may_be_empty = matches!(token, None | Some(Token::End)) && !needs_more;
                 if is_empty && !may_be_empty {
-                    return Err("a command is missing".into());
+                    return Err(Error::syntax("a command is missing"));
                 }
                 total += 1;
                 if total > MAX_COMMANDS {
-                    return Err(format!("more than {MAX_COMMANDS} commands"));
+                    return Err(Error::syntax(format!("more than {MAX_COMMANDS} commands")));
                 }
                 if !is_empty {
                     commands.push(std::mem::take(&mut command));
@@ -127,14 +129,14 @@ pub fn parse(text: &str) -> Result<Vec<Pipeline>, String> {
     }
 }
 
-fn file(tokens: &mut impl Iterator<Item = Token>) -> Result<Word, String> {
+fn file(tokens: &mut impl Iterator<Item = Token>) -> Result<Word, Error> {
     match tokens.next() {
         Some(Token::Word(word)) => Ok(word),
-        _ => Err("the name of a file is missing".into()),
+        _ => Err(Error::syntax("the name of a file is missing")),
     }
 }
 
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
+fn tokens(text: &str) -> Result<Vec<Token>, Error> {
     let (mut chars, mut tokens) = (text.chars().peekable(), Vec::new());
     while let Some(&next) = chars.peek() {
         let has_two = |chars: &mut Peekable<Chars<'_>>, other: char| {
@@ -155,7 +157,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 Token::End
             }
             '&' if has_two(&mut chars, '&') => Token::And,
-            '&' => return Err("this small shell runs nothing in the background".into()),
+            '&' => return Err(Error::syntax("this small shell runs nothing in the background")),
             '|' => {
                 if has_two(&mut chars, '|') {
                     Token::Or
@@ -165,12 +167,12 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             }
             '<' => {
                 if has_two(&mut chars, '<') {
-                    return Err("this small shell has no <<".into());
+                    return Err(Error::syntax("this small shell has no <<"));
                 }
                 Token::Less
             }
             '>' => greater(&mut chars, 1)?,
-            '(' | ')' | '`' => return Err(format!("this small shell has no {next}")),
+            '(' | ')' | '`' => return Err(Error::syntax(format!("this small shell has no {next}"))),
             _ => match word(&mut chars)? {
                 Some(word) => Token::Word(word),
                 None => greater(&mut chars, 2)?,
@@ -180,20 +182,20 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
-fn greater(chars: &mut Peekable<Chars<'_>>, stream: u8) -> Result<Token, String> {
+fn greater(chars: &mut Peekable<Chars<'_>>, stream: u8) -> Result<Token, Error> {
     chars.next();
     if chars.next_if_eq(&'&').is_some() {
         return if stream == 2 && chars.next_if_eq(&'1').is_some() {
             Ok(Token::ErrorsToOutput)
         } else {
-            Err("of >& this small shell has 2>&1 alone".into())
+            Err(Error::syntax("of >& this small shell has 2>&1 alone"))
         };
     }
     Ok(Token::Greater { stream, appends: chars.next_if_eq(&'>').is_some() })
 }
 
 /// A word; nothing if it is the 2 of `2>`.
-fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, String> {
+fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, Error> {
     let (mut pieces, mut text, mut is_quoted) = (Word::new(), String::new(), false);
     // A pair of quotes with nothing in it is a word, too.
     let (mut had_quotes, mut is_two) = (false, false);
@@ -217,7 +219,7 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, String> {
                     match chars.next() {
                         Some('\'') => break,
                         Some(c) => text.push(c),
-                        None => return Err("a ' isn't closed".into()),
+                        None => return Err(Error::syntax("a ' isn't closed")),
                     }
                 }
             }
@@ -225,9 +227,9 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, String> {
                 Some('\n') => {}
                 Some(c) if is_quoted && !"\"\\$`".contains(c) => text.extend(['\\', c]),
                 Some(c) => text.push(c),
-                None => return Err("the text ends after a \\".into()),
+                None => return Err(Error::syntax("the text ends after a \\")),
             },
-            '`' => return Err("this small shell has no `".into()),
+            '`' => return Err(Error::syntax("this small shell has no `")),
             '$' => match variable(chars)? {
                 Some(name) => {
                     if !text.is_empty() {
@@ -241,7 +243,7 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, String> {
         }
     }
     if is_quoted {
-        return Err("a \" isn't closed".into());
+        return Err(Error::syntax("a \" isn't closed"));
     }
     if !text.is_empty() || had_quotes {
         pieces.push(Piece::Text(text));
@@ -250,13 +252,13 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Result<Option<Word>, String> {
 }
 
 /// The name after a `$`; nothing if none stands there.
-fn variable(chars: &mut Peekable<Chars<'_>>) -> Result<Option<String>, String> {
+fn variable(chars: &mut Peekable<Chars<'_>>) -> Result<Option<String>, Error> {
     if let Some(special) = chars.next_if(|c| matches!(c, '?' | '$')) {
         return Ok(Some(special.into()));
     }
     let has_braces = chars.next_if_eq(&'{').is_some();
     if chars.peek() == Some(&'(') {
-        return Err("this small shell has no $(…)".into());
+        return Err(Error::syntax("this small shell has no $(…)"));
     }
     let mut name = String::new();
     while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
@@ -264,7 +266,7 @@ fn variable(chars: &mut Peekable<Chars<'_>>) -> Result<Option<String>, String> {
     }
     match (has_braces, name.is_empty()) {
         (true, _) if name.is_empty() || chars.next() != Some('}') => {
-            Err("of ${…} this small shell has ${NAME} alone".into())
+            Err(Error::syntax("of ${…} this small shell has ${NAME} alone"))
         }
         (_, true) => Ok(None),
         _ => Ok(Some(name)),
@@ -287,7 +289,7 @@ mod tests {
         let last = &parsed[3].commands[0];
         assert!(matches!(last.redirects[..], [Redirect::Output { stream: 2, appends: false, .. }]), "{last:?}");
         assert_eq!(parse("echo 2 12>a").unwrap()[0].commands[0].words.len(), 3);
-        assert_eq!(parse(" \n;\n# nothing\n"), Ok(Vec::new()));
+        assert_eq!(parse(" \n;\n# nothing\n").unwrap(), []);
     }
 
     #[test]

@@ -5,18 +5,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Done, text};
+use super::Done;
+use crate::error::Error;
 use crate::input::{MAX_LINE_BYTES, line};
 
 /// The flags (letters of words that begin with `-`, all of which are known) and the rest.
-fn flags<'a>(arguments: &'a [String], known: &str) -> Result<(String, Vec<&'a str>), String> {
+fn flags<'a>(arguments: &'a [String], known: &str) -> Result<(String, Vec<&'a str>), Error> {
     let (mut flags, mut rest, mut is_over) = (String::new(), Vec::new(), false);
     for word in arguments {
         match word.strip_prefix('-') {
             Some("-") if !is_over => is_over = true,
             Some(letters) if !is_over && !letters.is_empty() => {
                 if let Some(other) = letters.chars().find(|letter| !known.contains(*letter)) {
-                    return Err(format!("the flag -{other} isn't known; known are: {known}"));
+                    return Err(Error::arguments(format!("the flag -{other} isn't known; known are: {known}")));
                 }
                 flags.push_str(letters);
             }
@@ -26,8 +27,8 @@ fn flags<'a>(arguments: &'a [String], known: &str) -> Result<(String, Vec<&'a st
     Ok((flags, rest))
 }
 
-fn of(path: &str) -> impl Fn(std::io::Error) -> String + '_ {
-    move |error| format!("{path}: {error}")
+fn of(path: &str) -> impl FnOnce(std::io::Error) -> Error {
+    Error::on(path.to_string())
 }
 
 /// Hands each file to `work`, or the input if there is none.
@@ -35,13 +36,13 @@ fn each(
     paths: &[&str],
     input: &mut dyn BufRead,
     mut work: impl FnMut(&str, &mut dyn BufRead) -> std::io::Result<()>,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     if paths.is_empty() {
-        return work("", input).map_err(text);
+        return work("", input).map_err(Error::from);
     }
     for path in paths {
         if *path == "-" {
-            work("-", input).map_err(text)?;
+            work("-", input)?;
         } else {
             let file = File::open(path).map_err(of(path))?;
             work(path, &mut BufReader::new(file)).map_err(of(path))?;
@@ -59,7 +60,7 @@ pub fn cat(arguments: &[String], input: &mut dyn BufRead, output: &mut dyn Write
 pub fn grep(arguments: &[String], input: &mut dyn BufRead, output: &mut dyn Write) -> Done {
     let (flags, rest) = flags(arguments, "vicqF")?;
     let Some((pattern, paths)) = rest.split_first() else {
-        return Err("usage: grep [-vicqF] TEXT [FILE…]; TEXT is plain, no expression".into());
+        return Err(Error::arguments("usage: grep [-vicqF] TEXT [FILE…]; TEXT is plain, no expression"));
     };
     let is = |flag| flags.contains(flag);
     let fold = |text: &str| if is('i') { text.to_lowercase() } else { text.to_string() };
@@ -81,7 +82,7 @@ pub fn grep(arguments: &[String], input: &mut dyn BufRead, output: &mut dyn Writ
         Ok(())
     })?;
     if is('c') {
-        writeln!(output, "{found}").map_err(text)?;
+        writeln!(output, "{found}")?;
     }
     Ok(u8::from(found == 0))
 }
@@ -94,7 +95,7 @@ pub fn head(arguments: &[String], input: &mut dyn BufRead, output: &mut dyn Writ
         }
         rest => ("10", rest),
     };
-    let count: u64 = count.parse().map_err(|_| format!("{count:?} is no number of lines"))?;
+    let count: u64 = count.parse().map_err(|_| Error::arguments(format!("{count:?} is no number of lines")))?;
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
     each(&paths, input, |_, from| {
         for _ in 0..count {
@@ -174,7 +175,7 @@ pub fn ls(arguments: &[String], output: &mut dyn Write) -> Done {
             continue;
         }
         if paths.len() > 1 {
-            writeln!(output, "{path}:").map_err(text)?;
+            writeln!(output, "{path}:")?;
         }
         let found = std::fs::read_dir(place).map_err(of(path))?;
         let mut names =
@@ -211,7 +212,7 @@ pub fn rm(arguments: &[String]) -> Done {
         let is_folder = Path::new(path).symlink_metadata().is_ok_and(|meta| meta.is_dir());
         let removed = match (is_folder, flags.contains(['r', 'R'])) {
             (true, true) => std::fs::remove_dir_all(path),
-            (true, false) => return Err(format!("{path} is a folder: rm -r removes it")),
+            (true, false) => return Err(Error::arguments(format!("{path} is a folder: rm -r removes it"))),
             (false, _) => std::fs::remove_file(path),
         };
         match removed {

@@ -6,6 +6,8 @@ mod processes;
 
 use std::io::{BufRead, Write};
 
+use crate::error::Error;
+
 /// All of them; the image has a link for each.
 pub const NAMES: [&str; 26] = [
     "[", "cat", "echo", "env", "false", "get", "grep", "head", "help", "hostname", "id", "kill", "ls", "mkdir",
@@ -15,7 +17,7 @@ pub const NAMES: [&str; 26] = [
 pub use processes::host_name;
 
 /// What a tool ends with: its exit code, or what went wrong, which is code 1.
-pub type Done = Result<u8, String>;
+pub type Done = Result<u8, Error>;
 
 /// Runs a tool.
 pub fn run(name: &str, arguments: &[String], input: &mut dyn BufRead, output: &mut dyn Write) -> Done {
@@ -23,12 +25,12 @@ pub fn run(name: &str, arguments: &[String], input: &mut dyn BufRead, output: &m
         "true" => Ok(0),
         "false" => Ok(1),
         "echo" => echo(arguments, output),
-        "help" => writeln!(output, "{}", NAMES.join(" ")).map(|()| 0).map_err(text),
+        "help" => writeln!(output, "{}", NAMES.join(" ")).map(|()| 0).map_err(Error::from),
         "sleep" => sleep(arguments),
         "test" => test(arguments),
         "[" => match arguments.split_last() {
             Some((end, rest)) if end == "]" => test(rest),
-            _ => Err("the closing ] is missing".into()),
+            _ => Err(Error::arguments("the closing ] is missing")),
         },
         "cat" => files::cat(arguments, input, output),
         "grep" => files::grep(arguments, input, output),
@@ -51,13 +53,8 @@ pub fn run(name: &str, arguments: &[String], input: &mut dyn BufRead, output: &m
         }
         "get" => network::get(arguments, output),
         "nslookup" => network::nslookup(arguments, output),
-        _ => Err(format!("there is no such tool; there are: {}", NAMES.join(" "))),
+        _ => Err(Error::arguments(format!("there is no such tool; there are: {}", NAMES.join(" ")))),
     }
-}
-
-/// The words of an error.
-pub fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 fn echo(arguments: &[String], output: &mut dyn Write) -> Done {
@@ -65,11 +62,11 @@ fn echo(arguments: &[String], output: &mut dyn Write) -> Done {
         Some((flag, rest)) if flag == "-n" => ("", rest),
         _ => ("\n", arguments),
     };
-    write!(output, "{}{end}", words.join(" ")).map(|()| 0).map_err(text)
+    write!(output, "{}{end}", words.join(" ")).map(|()| 0).map_err(Error::from)
 }
 
 fn sleep(arguments: &[String]) -> Done {
-    let [word] = arguments else { return Err("usage: sleep SECONDS".into()) };
+    let [word] = arguments else { return Err(Error::arguments("usage: sleep SECONDS")) };
     if word == "infinity" {
         loop {
             std::thread::park();
@@ -82,8 +79,9 @@ fn sleep(arguments: &[String]) -> Done {
         Some(b'd') => (&word[..word.len() - 1], 86400.0),
         _ => (word.as_str(), 1.0),
     };
-    let seconds: f64 = number.parse().map_err(|_| format!("{word:?} is no time"))?;
-    let time = std::time::Duration::try_from_secs_f64(seconds * factor).map_err(|_| format!("{word:?} is no time"))?;
+    let wrong = || Error::arguments(format!("{word:?} is no time"));
+    let seconds: f64 = number.parse().map_err(|_| wrong())?;
+    let time = std::time::Duration::try_from_secs_f64(seconds * factor).map_err(|_| wrong())?;
     std::thread::sleep(time);
     Ok(0)
 }
@@ -95,7 +93,7 @@ fn test(arguments: &[String]) -> Done {
         Some((&"!", rest)) => (true, rest),
         _ => (false, &words[..]),
     };
-    let number = |word: &str| word.parse::<i64>().map_err(|_| format!("{word:?} is no number"));
+    let number = |word: &str| word.parse::<i64>().map_err(|_| Error::arguments(format!("{word:?} is no number")));
     let meta = |path: &str| std::fs::metadata(path).ok();
     let holds = match *words {
         [] => false,
@@ -114,7 +112,7 @@ fn test(arguments: &[String]) -> Done {
         [left, "-le", right] => number(left)? <= number(right)?,
         [left, "-gt", right] => number(left)? > number(right)?,
         [left, "-ge", right] => number(left)? >= number(right)?,
-        _ => return Err(format!("this test isn't known: {}", words.join(" "))),
+        _ => return Err(Error::arguments(format!("this test isn't known: {}", words.join(" ")))),
     };
     Ok(u8::from(holds == is_negated))
 }
@@ -124,7 +122,7 @@ mod tests {
     use super::*;
 
     /// Runs a tool on an input: exit code and output, or the error.
-    pub fn told(line: &[&str], mut input: &[u8]) -> Result<(u8, String), String> {
+    pub fn told(line: &[&str], mut input: &[u8]) -> Result<(u8, String), Error> {
         let words: Vec<String> = line[1..].iter().map(|word| word.to_string()).collect();
         let mut output = Vec::new();
         run(line[0], &words, &mut input, &mut output).map(|code| (code, String::from_utf8(output).unwrap()))
@@ -147,12 +145,12 @@ mod tests {
         assert!(told(&["[", "a"], b"").is_err() && told(&["[", "a", "]"], b"").is_ok());
         assert!(told(&["test", "a", "-eq", "1"], b"").is_err());
         assert_eq!(told(&["echo", "-n", "a", "b"], b"").unwrap().1, "a b");
-        assert!(told(&["vi"], b"").unwrap_err().contains("there are:"));
+        assert!(told(&["vi"], b"").unwrap_err().to_string().contains("there are:"));
         assert!(told(&["sleep", "-1"], b"").is_err() && told(&["sleep", "0"], b"").is_ok());
         assert!(NAMES.is_sorted());
         for name in NAMES.iter().filter(|name| !matches!(**name, "sh" | "sync")) {
             let known = told(&[name, "--no-such-thing"], b"");
-            assert!(!known.is_err_and(|why| why.contains("no such tool")), "{name}");
+            assert!(!known.is_err_and(|why| why.to_string().contains("no such tool")), "{name}");
         }
     }
 }

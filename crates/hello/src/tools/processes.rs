@@ -6,7 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Done, text};
+use super::Done;
+use crate::error::Error;
 use crate::input::small_file;
 
 pub fn env(arguments: &[String], output: &mut dyn Write) -> Done {
@@ -16,29 +17,29 @@ pub fn env(arguments: &[String], output: &mut dyn Write) -> Done {
     if let Some((program, rest)) = arguments[assigned.len()..].split_first() {
         // Comes back only when it fails.
         let error = std::process::Command::new(program).args(rest).envs(assigned).exec();
-        return Err(format!("{program}: {error}"));
+        return Err(Error::on(program.clone())(error));
     }
     for (name, value) in std::env::vars_os() {
-        writeln!(output, "{}={}", name.to_string_lossy(), value.to_string_lossy()).map_err(text)?;
+        writeln!(output, "{}={}", name.to_string_lossy(), value.to_string_lossy())?;
     }
     for (name, value) in assigned {
-        writeln!(output, "{name}={value}").map_err(text)?;
+        writeln!(output, "{name}={value}")?;
     }
     Ok(0)
 }
 
 /// The name of this machine, which is the pod's.
-pub fn host_name() -> Result<String, String> {
-    small_file("/proc/sys/kernel/hostname").map(|name| name.trim().to_string()).map_err(text)
+pub fn host_name() -> Result<String, Error> {
+    small_file("/proc/sys/kernel/hostname").map(|name| name.trim().to_string()).map_err(Error::from)
 }
 
 pub fn hostname(output: &mut dyn Write) -> Done {
-    writeln!(output, "{}", host_name()?).map(|()| 0).map_err(text)
+    writeln!(output, "{}", host_name()?).map(|()| 0).map_err(Error::from)
 }
 
 pub fn pwd(output: &mut dyn Write) -> Done {
-    let folder = std::env::current_dir().map_err(text)?;
-    writeln!(output, "{}", folder.display()).map(|()| 0).map_err(text)
+    let folder = std::env::current_dir()?;
+    writeln!(output, "{}", folder.display()).map(|()| 0).map_err(Error::from)
 }
 
 /// The words of a line of `/proc/PID/status` (proc_pid_status(5)).
@@ -48,19 +49,19 @@ fn field<'a>(status: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 pub fn id(output: &mut dyn Write) -> Done {
-    let status = small_file("/proc/self/status").map_err(text)?;
+    let status = small_file("/proc/self/status")?;
     // Real, effective, saved, file system.
     let own = |name| field(&status, name).get(1).copied().unwrap_or("?");
     let groups = field(&status, "Groups").join(",");
-    writeln!(output, "uid={} gid={} groups={groups}", own("Uid"), own("Gid")).map(|()| 0).map_err(text)
+    writeln!(output, "uid={} gid={} groups={groups}", own("Uid"), own("Gid")).map(|()| 0).map_err(Error::from)
 }
 
 pub fn ps(output: &mut dyn Write) -> Done {
-    let entries = std::fs::read_dir("/proc").map_err(text)?;
+    let entries = std::fs::read_dir("/proc")?;
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<u32> = numbers.collect();
     numbers.sort_unstable();
-    writeln!(output, "{:>7} {:>6} {:5} COMMAND", "PID", "UID", "STATE").map_err(text)?;
+    writeln!(output, "{:>7} {:>6} {:5} COMMAND", "PID", "UID", "STATE")?;
     for number in numbers {
         // One that has ended meanwhile.
         let Ok(status) = small_file(format!("/proc/{number}/status")) else { continue };
@@ -69,7 +70,7 @@ pub fn ps(output: &mut dyn Write) -> Done {
         let words = if words.is_empty() { format!("[{}]", field(&status, "Name").join(" ")) } else { words };
         let shown: String = words.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         let first = |name| field(&status, name).first().copied().unwrap_or("?");
-        writeln!(output, "{number:>7} {:>6} {:5} {shown}", first("Uid"), first("State")).map_err(text)?;
+        writeln!(output, "{number:>7} {:>6} {:5} {shown}", first("Uid"), first("State"))?;
     }
     Ok(0)
 }
@@ -80,18 +81,18 @@ pub fn kill(arguments: &[String]) -> Done {
         _ => (Some(Signal::SIGTERM), arguments),
     };
     if numbers.is_empty() {
-        return Err("usage: kill [-SIGNAL] PID…".into());
+        return Err(Error::arguments("usage: kill [-SIGNAL] PID…"));
     }
     for number in numbers {
-        let pid = number.parse().map_err(|_| format!("{number:?} is no process number"))?;
-        nix::sys::signal::kill(Pid::from_raw(pid), signal).map_err(|error| format!("{number}: {error}"))?;
+        let pid = number.parse().map_err(|_| Error::arguments(format!("{number:?} is no process number")))?;
+        nix::sys::signal::kill(Pid::from_raw(pid), signal).map_err(Error::on(number.clone()))?;
     }
     Ok(0)
 }
 
 /// By number or name; 0 only looks whether there is such a process.
-fn signal(word: &str) -> Result<Option<Signal>, String> {
-    let unknown = || format!("{word:?} is no signal");
+fn signal(word: &str) -> Result<Option<Signal>, Error> {
+    let unknown = || Error::arguments(format!("{word:?} is no signal"));
     if word == "0" {
         return Ok(None);
     }
