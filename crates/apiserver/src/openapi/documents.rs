@@ -4,7 +4,7 @@
 //! the others wait. Upstream keeps them as well (`kube-openapi`'s handlers), with an `ETag` of their content.
 
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use apimachinery::Status;
 use bytes::Bytes;
@@ -60,10 +60,8 @@ impl Document {
             negotiation::mark_compressed(answer.headers_mut());
             answer
         } else {
-            let unpacked = tokio::task::spawn_blocking(move || {
-                let mut bytes = Vec::with_capacity(self.length);
-                GzDecoder::new(&*self.packed).take(self.length as u64).read_to_end(&mut bytes).map(|_| bytes)
-            });
+            let unpack = move || bounded::bytes_of(GzDecoder::new(&*self.packed), self.length as u64);
+            let unpacked = tokio::task::spawn_blocking(unpack);
             match unpacked.await {
                 Ok(Ok(bytes)) => response::with_type(200, self.content_type, response::full(bytes)),
                 _ => return response::error(&Status::internal("the document can't be read")),

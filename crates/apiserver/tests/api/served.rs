@@ -9,6 +9,9 @@ use crate::server::Server;
 /// What discovery says of a resource: kind, scope, short names, categories, verbs, and verbs of subresources.
 type Told = (String, String, BTreeSet<String>, BTreeSet<String>, BTreeSet<String>, BTreeMap<String, BTreeSet<String>>);
 
+/// Group and version of a resource, and its plural.
+type Key = (String, String);
+
 const ALL: &str = "create delete deletecollection get list patch update watch";
 
 fn words(cell: &str) -> BTreeSet<String> {
@@ -16,7 +19,7 @@ fn words(cell: &str) -> BTreeSet<String> {
 }
 
 /// The rows of the document: those that are served, and those that aren't.
-fn documented() -> (BTreeMap<(String, String), Told>, BTreeSet<(String, String)>) {
+fn documented() -> (BTreeMap<Key, Told>, BTreeSet<Key>) {
     let (mut served, mut others) = (BTreeMap::new(), BTreeSet::new());
     let text = include_str!("../../../../docs/conformance/kinds.md");
     for row in text.lines().filter(|line| line.starts_with("| `")) {

@@ -160,7 +160,7 @@ fn pods_have_certificates_and_authorities_of_their_own() -> anyhow::Result<()> {
         let pods = cluster.list("pods", "")?;
         let is_ready =
             |name: &&str| pods.iter().any(|p| p["metadata"]["name"] == **name && testkit::cluster::is_ready(p));
-        Ok(ready.iter().all(|name| is_ready(name)))
+        Ok(ready.iter().all(is_ready))
     })?;
     // The key and the chain are there, belong together, lead to the authority and are good for as long as was asked for.
     for (pod, key, chain, seconds) in
