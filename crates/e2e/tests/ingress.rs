@@ -1,5 +1,7 @@
 //! Ingresses on real traffic.
 
+mod annotations;
+
 use anyhow::Context as _;
 use pki::{Authority, Usage};
 use testkit::Cluster;

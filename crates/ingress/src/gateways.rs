@@ -199,6 +199,7 @@ fn redirect(wanted: &RequestRedirect) -> Redirect {
         host: wanted.hostname.clone(),
         port: wanted.port,
         path: wanted.path.as_ref().and_then(path_change),
+        url: None,
         code: code.unwrap_or(StatusCode::FOUND),
         only_http: false,
     }

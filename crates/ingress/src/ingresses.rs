@@ -2,9 +2,11 @@
 //!
 //! Source: <https://kubernetes.io/docs/concepts/services-networking/ingress/>; the most used annotations of ingress-nginx are supported.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use http::StatusCode;
+use gateway::nginx::{self, Annotations, BackendProtocol, CanaryValue, Cors};
+use http::{HeaderName, StatusCode};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass};
 use kube::ResourceExt as _;
 use regex::Regex;
@@ -13,10 +15,11 @@ use crate::CONTROLLER_NAME;
 use crate::expressions::Expressions;
 use crate::services::{PortRef, Services};
 use crate::table::{
-    Backend, HeaderChanges, PathMatch, PathRewrite, Protocol, Redirect, RequestMatch, RouteAction, Rule, VirtualHosts,
+    Access, Backend, Canary, CanaryHeader, HeaderChanges, PathMatch, PathRewrite, Protocol, Redirect, RequestMatch,
+    RouteAction, Rule, StringMatch, VirtualHosts,
 };
 
-const NGINX_ANNOTATION_PREFIX: &str = "nginx.ingress.kubernetes.io/";
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// The Ingresses that this controller serves: those of its classes, and those without a class if one of its
@@ -56,9 +59,11 @@ pub fn secrets(served: &[Arc<Ingress>]) -> Vec<(String, String, Vec<String>)> {
 
 /// Adds the rules of Ingresses to those of a port.
 pub fn add(hosts: &mut VirtualHosts, served: &[Arc<Ingress>], services: &Services<'_>, expressions: &mut Expressions) {
-    for ingress in served {
-        let Some(spec) = &ingress.spec else { continue };
-        let builder = RuleBuilder { ingress, services };
+    let builders: Vec<RuleBuilder<'_>> = served.iter().map(|ingress| RuleBuilder::new(ingress, services)).collect();
+    let (canaries, mains): (Vec<_>, Vec<_>) = builders.iter().partition(|one| one.annotations.canary.is_some());
+    let canaries = Canaries::new(&canaries);
+    for builder in mains {
+        let Some(spec) = &builder.ingress.spec else { continue };
         if let Some(backend) = &spec.default_backend
             && hosts.default.is_none()
         {
@@ -72,8 +77,12 @@ pub fn add(hosts: &mut VirtualHosts, served: &[Arc<Ingress>], services: &Service
                     .as_ref()
                     .is_none_or(|hosts| hosts.is_empty() || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
             });
+            if let Some(rule) = builder.app_root() {
+                hosts.add(&host, rule);
+            }
             for path in rule.http.iter().flat_map(|h| h.paths.iter()) {
-                if let Some(rule) = builder.rule(path, secure, expressions) {
+                let canary = canaries.of(builder.ingress, &host, path);
+                if let Some(rule) = builder.rule(path, secure, canary, expressions) {
                     hosts.add(&host, rule);
                 }
             }
@@ -81,67 +90,166 @@ pub fn add(hosts: &mut VirtualHosts, served: &[Arc<Ingress>], services: &Service
     }
 }
 
+/// The canaries, by the namespace, host, path and type of path of the rules that they take a share of. (Those of other namespaces take none,
+/// other than with ingress-nginx: a namespace's requests are its own.)
+struct Canaries<'a>(HashMap<CanaryKey, CanaryRule<'a>>);
+
+/// Namespace, host, path and type of path.
+type CanaryKey = (String, String, String, String);
+
+/// The canary's Ingress, and where it sends its share.
+type CanaryRule<'a> = (&'a RuleBuilder<'a>, &'a IngressBackend);
+
+impl<'a> Canaries<'a> {
+    fn new(builders: &[&'a RuleBuilder<'a>]) -> Self {
+        let mut all = HashMap::new();
+        for builder in builders {
+            for rule in builder.ingress.spec.iter().flat_map(|spec| spec.rules.iter().flatten()) {
+                for path in rule.http.iter().flat_map(|http| &http.paths) {
+                    let key = Self::key(builder.ingress, rule.host.as_deref().unwrap_or(""), path);
+                    // The oldest wins.
+                    all.entry(key).or_insert((*builder, &path.backend));
+                }
+            }
+        }
+        Canaries(all)
+    }
+
+    fn key(ingress: &Ingress, host: &str, path: &HTTPIngressPath) -> CanaryKey {
+        let text = path.path.clone().unwrap_or_default();
+        (ingress.namespace().unwrap_or_default(), host.to_ascii_lowercase(), text, path.path_type.clone())
+    }
+
+    fn of(&self, ingress: &Ingress, host: &str, path: &HTTPIngressPath) -> Option<&CanaryRule<'a>> {
+        self.0.get(&Self::key(ingress, host, path))
+    }
+}
+
 /// Builds the rules of one Ingress.
 struct RuleBuilder<'a> {
     ingress: &'a Ingress,
+    annotations: Annotations,
+    /// Shared by all its rules.
+    access: Arc<Access>,
+    cors: Option<Arc<Cors>>,
     services: &'a Services<'a>,
 }
 
-impl RuleBuilder<'_> {
-    fn annotation(&self, name: &str) -> Option<&str> {
-        self.ingress.annotations().get(&format!("{NGINX_ANNOTATION_PREFIX}{name}")).map(String::as_str)
+impl<'a> RuleBuilder<'a> {
+    fn new(ingress: &'a Ingress, services: &'a Services<'a>) -> Self {
+        let mut annotations = nginx::read(ingress.annotations()).0;
+        let access = Access {
+            allowed: std::mem::take(&mut annotations.allowed_sources),
+            denied: std::mem::take(&mut annotations.denied_sources),
+            refused: annotations.refused.take(),
+        };
+        let cors = annotations.cors.take().map(Arc::new);
+        RuleBuilder { ingress, annotations, access: Arc::new(access), cors, services }
     }
 
-    fn rule(&self, path: &HTTPIngressPath, secure: bool, expressions: &mut Expressions) -> Option<Rule> {
+    fn namespace(&self) -> String {
+        self.ingress.namespace().unwrap_or_default()
+    }
+
+    fn rule(
+        &self,
+        path: &HTTPIngressPath,
+        secure: bool,
+        canary: Option<&CanaryRule<'_>>,
+        expressions: &mut Expressions,
+    ) -> Option<Rule> {
         let text = path.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
-        let groups = self.annotation("rewrite-target").is_some_and(|t| t.contains('$'));
-        let is_expression = self.annotation("use-regex") == Some("true") || groups;
+        let groups = self.annotations.rewrite_target.as_ref().is_some_and(|t| t.contains('$'));
         let pattern = match path.path_type.as_str() {
             "Exact" => PathMatch::Exact(text),
-            _ if is_expression => {
-                let namespace = self.ingress.namespace().unwrap_or_default();
-                PathMatch::Regex(expressions.get(&namespace, &format!("^{text}"), true)?)
+            _ if self.annotations.use_regex || groups => {
+                PathMatch::Regex(expressions.get(&self.namespace(), &format!("^{text}"), true)?)
             }
             _ => PathMatch::Prefix(text.trim_end_matches('/').to_string()),
         };
         let is_expression = matches!(pattern, PathMatch::Regex(_));
-        let action = Arc::new(self.action(&path.backend, secure, is_expression));
-        Some(Rule { matcher: RequestMatch::path(pattern), action })
+        let mut action = self.action(&path.backend, secure, is_expression);
+        action.canary = canary.and_then(|(builder, backend)| builder.canary(backend, expressions));
+        Some(Rule { matcher: RequestMatch::path(pattern), action: Arc::new(action) })
+    }
+
+    /// The redirect of `/` that `app-root` asks for.
+    fn app_root(&self) -> Option<Rule> {
+        let path = PathRewrite::Full(self.annotations.app_root.clone()?);
+        let redirect = Redirect {
+            scheme: None,
+            host: None,
+            port: None,
+            path: Some(path),
+            url: None,
+            code: StatusCode::FOUND,
+            only_http: false,
+        };
+        let action = RouteAction { redirect: Some(redirect), access: self.access.clone(), ..RouteAction::default() };
+        Some(Rule { matcher: RequestMatch::path(PathMatch::Exact("/".into())), action: Arc::new(action) })
+    }
+
+    fn redirect(&self, secure: bool) -> Option<Redirect> {
+        let annotations = &self.annotations;
+        let to_https = annotations.force_ssl_redirect || (secure && annotations.ssl_redirect);
+        let (code, url, scheme) = match &annotations.redirect {
+            Some((code, url)) => (*code, Some(url.clone()), None),
+            None if to_https => (StatusCode::PERMANENT_REDIRECT, None, Some("https".into())),
+            None => return None,
+        };
+        let only_http = url.is_none();
+        Some(Redirect { scheme, host: None, port: None, path: None, url, code, only_http })
     }
 
     fn action(&self, backend: &IngressBackend, secure: bool, is_expression: bool) -> RouteAction {
-        let forced = self.annotation("force-ssl-redirect") == Some("true");
-        let redirect = forced || (secure && self.annotation("ssl-redirect") != Some("false"));
-        let path = self.annotation("rewrite-target").map(|target| match is_expression {
+        let annotations = &self.annotations;
+        let path = annotations.rewrite_target.as_ref().map(|target| match is_expression {
             true => PathRewrite::RegexGroups(groups(target)),
-            false => PathRewrite::Full(target.into()),
+            false => PathRewrite::Full(target.clone()),
         });
+        let mut request = HeaderChanges::default();
+        request.set.extend(annotations.forwarded_prefix.clone().map(|prefix| (FORWARDED_PREFIX, prefix)));
         RouteAction {
-            redirect: redirect.then(|| Redirect {
-                scheme: Some("https".into()),
-                host: None,
-                port: None,
-                path: None,
-                code: StatusCode::PERMANENT_REDIRECT,
-                only_http: true,
-            }),
+            redirect: self.redirect(secure),
             backends: vec![self.backend(backend)],
             path,
-            max_body_bytes: self.annotation("proxy-body-size").and_then(size),
-            log: self.annotation("enable-access-log") == Some("true"),
+            host: annotations.upstream_host.clone(),
+            request,
+            max_body_bytes: annotations.max_body_bytes,
+            backend_timeout: annotations.read_timeout,
+            log: annotations.access_log,
+            access: self.access.clone(),
+            cors: self.cors.clone(),
             ..RouteAction::default()
         }
     }
 
-    fn backend(&self, backend: &IngressBackend) -> Backend {
-        let namespace = self.ingress.namespace().unwrap_or_default();
-        let annotated = match self.annotation("backend-protocol").map(str::to_ascii_uppercase).as_deref() {
-            Some("GRPC") => Some(Protocol::Grpc),
-            Some("GRPCS") => Some(Protocol::Grpcs),
-            Some("HTTPS") => Some(Protocol::Https),
-            Some(_) => Some(Protocol::Http),
+    /// What this Ingress, a canary, takes of the requests of another one.
+    fn canary(&self, backend: &IngressBackend, expressions: &mut Expressions) -> Option<Canary> {
+        let wanted = self.annotations.canary.as_ref()?;
+        let header = match &wanted.header {
             None => None,
+            Some((name, CanaryValue::Always)) => Some((name.clone(), CanaryHeader::Always)),
+            Some((name, CanaryValue::Exact(value))) => {
+                Some((name.clone(), CanaryHeader::Value(StringMatch::Exact(value.clone()))))
+            }
+            // One that can't be read takes nothing by the header.
+            Some((name, CanaryValue::Pattern(text))) => expressions
+                .get(&self.namespace(), text, false)
+                .map(|pattern| (name.clone(), CanaryHeader::Value(StringMatch::Regex(pattern)))),
         };
+        let backend = self.backend(backend);
+        Some(Canary { header, cookie: wanted.cookie.clone(), weight: wanted.weight, total: wanted.total, backend })
+    }
+
+    fn backend(&self, backend: &IngressBackend) -> Backend {
+        let namespace = self.namespace();
+        let annotated = self.annotations.backend_protocol.map(|protocol| match protocol {
+            BackendProtocol::Http => Protocol::Http,
+            BackendProtocol::Https => Protocol::Https,
+            BackendProtocol::Grpc => Protocol::Grpc,
+            BackendProtocol::Grpcs => Protocol::Grpcs,
+        });
         let (name, known) = match &backend.service {
             Some(service) => {
                 let port = service.port.as_ref();
@@ -169,22 +277,6 @@ impl RuleBuilder<'_> {
 fn groups(target: &str) -> String {
     static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$(\d)").ok());
     NUMBER.as_ref().map_or(target.into(), |number| number.replace_all(target, "$${$1}").into_owned())
-}
-
-/// `8m`, `1g`, `512k` or bytes; 0 is no limit.
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let (number, unit) = match text.strip_suffix(['k', 'm', 'g']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text.as_str(), ""),
-    };
-    let shift = match unit {
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => 0,
-    };
-    number.parse::<u64>().ok().filter(|n| *n > 0).and_then(|n| n.checked_shl(shift))
 }
 
 #[cfg(test)]

@@ -87,10 +87,42 @@ impl ReverseProxy {
         downstream: &Downstream,
     ) -> Response<Body> {
         let action = &found.action;
+        if let Some(why) = &action.access.refused {
+            return text_response(StatusCode::SERVICE_UNAVAILABLE, &format!("503: {why}"));
+        }
+        if !action.access.allows(downstream.from) {
+            return text_response(StatusCode::FORBIDDEN, "403: this address may not use this host and path");
+        }
         if let Some(to) = action.redirect.as_ref().filter(|to| !(to.only_http && downstream.secure)) {
             return redirect(to, found, name, request.uri(), downstream);
         }
-        let Some(backend) = choose_backend(&action.backends) else {
+        let origin = action.cors.as_ref().and_then(|cors| Some((cors, cors.allowed(request.headers())?)));
+        if let Some((cors, origin)) = origin.as_ref().filter(|_| *request.method() == Method::OPTIONS) {
+            let mut response = text_response(StatusCode::NO_CONTENT, "");
+            cors.apply(origin, response.headers_mut());
+            return response;
+        }
+        let mut response = self.respond_from_backend(request, found, host, downstream).await;
+        if let Some((cors, origin)) = &origin {
+            cors.apply(origin, response.headers_mut());
+        }
+        response
+    }
+
+    /// The response of the backend that a request goes to.
+    async fn respond_from_backend(
+        &self,
+        request: Request<Body>,
+        found: &RouteMatch,
+        host: &str,
+        downstream: &Downstream,
+    ) -> Response<Body> {
+        let action = &found.action;
+        let canary = action
+            .canary
+            .as_ref()
+            .filter(|canary| canary.takes(request.headers(), rand::random_range(0..canary.total.max(1))));
+        let Some(backend) = canary.map(|canary| &canary.backend).or_else(|| choose_backend(&action.backends)) else {
             return text_response(StatusCode::INTERNAL_SERVER_ERROR, "500: the route names no backend");
         };
         if let Some(why) = &backend.invalid {
@@ -221,6 +253,9 @@ fn query(uri: &Uri) -> String {
 }
 
 fn redirect(to: &Redirect, found: &RouteMatch, host: &str, uri: &Uri, downstream: &Downstream) -> Response<Body> {
+    if let Some(url) = &to.url {
+        return redirect_to(to.code, url);
+    }
     let own = if downstream.secure { "https" } else { "http" };
     let scheme = to.scheme.as_deref().unwrap_or(own);
     let usual = if scheme == "https" { 443 } else { 80 };
@@ -231,9 +266,12 @@ fn redirect(to: &Redirect, found: &RouteMatch, host: &str, uri: &Uri, downstream
         Some(change) => found.rewrite_path(Some(change), uri.path()),
         None => uri.path().to_string(),
     };
-    let target = format!("{scheme}://{}{port}{path}{}", to.host.as_deref().unwrap_or(host), query(uri));
-    let mut response = text_response(to.code, &format!("{}: this is at {target}", to.code.as_u16()));
-    if let Ok(location) = HeaderValue::from_str(&target) {
+    redirect_to(to.code, &format!("{scheme}://{}{port}{path}{}", to.host.as_deref().unwrap_or(host), query(uri)))
+}
+
+fn redirect_to(code: StatusCode, target: &str) -> Response<Body> {
+    let mut response = text_response(code, &format!("{}: this is at {target}", code.as_u16()));
+    if let Ok(location) = HeaderValue::from_str(target) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response

@@ -1,11 +1,14 @@
 //! The routing table, made of Ingresses ([`crate::ingresses`]) and of Gateways ([`crate::gateways`]). Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gateway::nginx::Cors;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
 use regex::Regex;
 
 /// Protocol of a backend.
@@ -56,7 +59,7 @@ pub struct HeaderChanges {
 }
 
 impl HeaderChanges {
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
         }
@@ -86,6 +89,8 @@ pub struct Redirect {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub path: Option<PathRewrite>,
+    /// The whole target, in place of all fields above.
+    pub url: Option<String>,
     pub code: StatusCode,
     /// Requests that came by TLS aren't redirected.
     pub only_http: bool,
@@ -141,6 +146,76 @@ pub struct RouteAction {
     pub backend_timeout: Option<Duration>,
     /// Whether requests are logged.
     pub log: bool,
+    /// Who may come in.
+    pub access: Arc<Access>,
+    pub cors: Option<Arc<Cors>>,
+    pub canary: Option<Canary>,
+}
+
+/// Which clients are served.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Addresses that are; all if it is empty.
+    pub allowed: Vec<IpNet>,
+    /// Addresses that aren't.
+    pub denied: Vec<IpNet>,
+    /// Why nobody is.
+    pub refused: Option<String>,
+}
+
+impl Access {
+    pub fn allows(&self, client: IpAddr) -> bool {
+        let is_in = |ranges: &[IpNet]| ranges.iter().any(|range| range.contains(&client));
+        !is_in(&self.denied) && (self.allowed.is_empty() || is_in(&self.allowed))
+    }
+}
+
+/// A backend that takes a share of the requests.
+#[derive(Debug)]
+pub struct Canary {
+    pub header: Option<(HeaderName, CanaryHeader)>,
+    /// Name of a cookie whose value is `always` or `never`.
+    pub cookie: Option<String>,
+    /// Its share of the requests that neither decides, of `total`.
+    pub weight: u32,
+    pub total: u32,
+    pub backend: Backend,
+}
+
+#[derive(Debug)]
+pub enum CanaryHeader {
+    /// `always` and `never` decide.
+    Always,
+    Value(StringMatch),
+}
+
+impl Canary {
+    /// Whether a request is for the canary; `chance` is a number below `total`.
+    pub fn takes(&self, request: &HeaderMap, chance: u32) -> bool {
+        let by_header = self.header.as_ref().and_then(|(name, wanted)| {
+            let value = request.get(name)?.to_str().ok()?;
+            match wanted {
+                CanaryHeader::Always => decision(value),
+                CanaryHeader::Value(wanted) => wanted.matches(value).then_some(true),
+            }
+        });
+        let by_cookie = || decision(cookie(request, self.cookie.as_deref()?)?);
+        by_header.or_else(by_cookie).unwrap_or(chance < self.weight)
+    }
+}
+
+fn decision(value: &str) -> Option<bool> {
+    match value {
+        "always" => Some(true),
+        "never" => Some(false),
+        _ => None,
+    }
+}
+
+/// The value of a cookie (RFC 6265, section 4.2).
+fn cookie<'a>(request: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let all = request.get_all(http::header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    all.flat_map(|value| value.split(';')).find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 #[derive(Debug)]

@@ -165,7 +165,11 @@ impl IngressController {
     /// What an Ingress names that isn't there, or is of no use.
     async fn complaints(&self, ingress: &Ingress) -> Result<Vec<(&'static str, String)>> {
         let namespace = ingress.namespace().unwrap_or_default();
-        let mut found = Vec::new();
+        let mut found: Vec<_> = gateway::nginx::read(ingress.annotations())
+            .1
+            .into_iter()
+            .map(|fault| (fault.reason(), fault.to_string()))
+            .collect();
         for backend in backends(ingress) {
             let (name, port) = (&backend.name, backend.port.clone().unwrap_or_default());
             let Some(service) = self.services.get(&Key::new(&namespace, name)) else {

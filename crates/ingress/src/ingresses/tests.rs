@@ -111,6 +111,75 @@ fn annotations_rewrite_paths() {
     check(&[ingress("i", rewrite("/"), spec("/app", "Prefix"))], &[("h", "/app/x", "n/a:80 /")]);
 }
 
+fn annotated(pairs: &[(&str, &str)]) -> Value {
+    pairs.iter().map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), Value::from(*value))).collect()
+}
+
+#[test]
+fn a_canary_takes_its_share_of_its_own_namespace() {
+    let (services, slices) = services(&["a", "b"]);
+    let main =
+        ingress("main", json!({}), json!({"rules": [rule("h", &[("/", "Prefix", "a"), ("/x", "Prefix", "a")])]}));
+    let canary = annotated(&[
+        ("canary", "true"),
+        ("canary-by-header", "X-Canary"),
+        ("canary-by-cookie", "c"),
+        ("canary-weight", "30"),
+    ]);
+    let canary = ingress(
+        "canary",
+        canary,
+        json!({"rules": [rule("H", &[("/", "Prefix", "b")]), rule("only", &[("/", "Prefix", "b")])]}),
+    );
+    let mut foreign = (*canary).clone();
+    foreign.metadata.namespace = Some("other".into());
+    foreign.spec.as_mut().unwrap().rules.as_mut().unwrap()[0].http.as_mut().unwrap().paths[0].path = Some("/x".into());
+    // In whatever order they come.
+    for all in [[canary.clone(), main.clone(), Arc::new(foreign.clone())], [main, Arc::new(foreign), canary]] {
+        let hosts = built(&all, &services, &slices);
+        let found = hosts.route("h", &request("/")).unwrap();
+        assert_eq!(found.action.backends[0].name, "n/a:80");
+        let canary = found.action.canary.as_ref().unwrap();
+        assert_eq!((canary.backend.name.as_str(), canary.backend.endpoints.len()), ("n/b:80", 1));
+        let takes = |headers: &[(&str, &str)], chance| {
+            let mut request = Request::get("/");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            canary.takes(request.body(()).unwrap().headers(), chance)
+        };
+        assert!(takes(&[], 29) && !takes(&[], 30));
+        assert!(takes(&[("x-canary", "always")], 99) && !takes(&[("x-canary", "never")], 0));
+        assert!(takes(&[("x-canary", "other"), ("cookie", "d=never; c=always")], 99));
+        assert!(!takes(&[("cookie", "c=never")], 0) && takes(&[("cookie", "cc=never")], 0));
+        assert!(hosts.route("h", &request("/x")).unwrap().action.canary.is_none(), "another namespace's");
+        assert!(hosts.route("only", &request("/")).is_none(), "a canary alone serves nothing");
+    }
+}
+
+#[test]
+fn annotations_redirect_and_restrict() {
+    let (services, slices) = services(&["a"]);
+    let with = |pairs: &[(&str, &str)]| {
+        let all = [ingress("i", annotated(pairs), json!({"rules": [rule("h", &[("/", "Prefix", "a")])]}))];
+        built(&all, &services, &slices)
+    };
+    let action = |pairs: &[(&str, &str)]| with(pairs).route("h", &request("/p")).unwrap().action;
+    let found = action(&[("whitelist-source-range", "10.0.0.0/8, fd00::1"), ("denylist-source-range", "10.1.0.0/16")]);
+    let allows = |address: &str| found.access.allows(address.parse().unwrap());
+    assert!(
+        allows("10.2.0.1") && allows("fd00::1") && !allows("10.1.0.1") && !allows("192.0.2.1") && !allows("fd00::2")
+    );
+    assert!(action(&[("auth-url", "http://auth/")]).access.refused.is_some());
+    assert_eq!(action(&[("proxy-read-timeout", "5")]).backend_timeout, Some(std::time::Duration::from_secs(5)));
+    assert_eq!(action(&[("upstream-vhost", "inner")]).host.as_deref(), Some("inner"));
+    let to = action(&[("temporal-redirect", "https://b/"), ("permanent-redirect", "https://c/")]);
+    assert_eq!(to.redirect.as_ref().and_then(|to| to.url.as_deref()), Some("https://b/"));
+    let root = with(&[("app-root", "/app")]);
+    assert!(root.route("h", &request("/")).unwrap().action.redirect.is_some());
+    assert!(root.route("h", &request("/p")).unwrap().action.redirect.is_none());
+}
+
 #[test]
 fn endpoints_are_the_ready_ones_and_missing_services_have_none() {
     let (services, slices) = services(&["a"]);
