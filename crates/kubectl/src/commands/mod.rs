@@ -5,6 +5,7 @@ mod auth;
 mod certificate;
 mod common;
 mod config;
+mod cp;
 mod create;
 mod delete;
 mod describe;
@@ -19,6 +20,7 @@ mod label;
 mod logs;
 mod nodes;
 mod patch;
+mod port_forward;
 mod replace;
 mod rollout;
 mod scale;
@@ -103,6 +105,8 @@ const COMMANDS: &[&Command] = &[
     &logs::COMMAND,
     &exec::ATTACH,
     &exec::EXEC,
+    &port_forward::COMMAND,
+    &cp::COMMAND,
     &auth::COMMAND,
     &events::COMMAND,
     &edit::DIFF,
