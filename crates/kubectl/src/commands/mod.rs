@@ -9,6 +9,7 @@ mod cp;
 mod create;
 mod delete;
 mod describe;
+mod dump;
 mod edit;
 mod events;
 mod exec;
@@ -20,7 +21,10 @@ mod label;
 mod logs;
 mod nodes;
 mod patch;
+mod plugin;
 mod port_forward;
+mod proxy;
+mod reconcile;
 mod replace;
 mod rollout;
 mod scale;
@@ -106,6 +110,7 @@ const COMMANDS: &[&Command] = &[
     &exec::ATTACH,
     &exec::EXEC,
     &port_forward::COMMAND,
+    &proxy::COMMAND,
     &cp::COMMAND,
     &auth::COMMAND,
     &events::COMMAND,
@@ -119,6 +124,7 @@ const COMMANDS: &[&Command] = &[
     &info::API_RESOURCES,
     &info::API_VERSIONS,
     &config::COMMAND,
+    &plugin::COMMAND,
     &info::VERSION,
 ];
 
@@ -135,6 +141,7 @@ fn root() -> clap::Command {
 /// When it isn't one, or what it says fails.
 pub async fn dispatch(arguments: Vec<OsString>) -> Result<()> {
     let words: Vec<String> = arguments.into_iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    plugin::become_plugin(&words)?;
     // Clap would lose where `--` stood, on which the meaning of words depends.
     let dash = words.iter().position(|w| w == "--");
     let (before, after) = match dash {
