@@ -4,6 +4,7 @@ mod apply;
 mod auth;
 mod certificate;
 mod common;
+mod completion;
 mod config;
 mod cp;
 mod create;
@@ -123,6 +124,7 @@ const COMMANDS: &[&Command] = &[
     &label::ANNOTATE,
     &info::API_RESOURCES,
     &info::API_VERSIONS,
+    &completion::COMMAND,
     &config::COMMAND,
     &plugin::COMMAND,
     &info::VERSION,
