@@ -49,7 +49,8 @@ impl Flag {
             Takes::Switch => optional(arg, "true").default_value(if self.default == "true" { "true" } else { "false" }),
             Takes::Text => arg.action(ArgAction::Set).default_value(self.default),
             Takes::Optional(bare) => optional(arg, bare).default_value(self.default),
-            Takes::Many | Takes::List => arg.action(ArgAction::Append),
+            Takes::Many | Takes::List if self.default.is_empty() => arg.action(ArgAction::Append),
+            Takes::Many | Takes::List => arg.action(ArgAction::Append).default_value(self.default),
         }
         .hide_default_value(self.default.is_empty() || self.takes == Takes::Switch)
     }
@@ -86,6 +87,10 @@ pub const fn many(long: &'static str, help: &'static str) -> Flag {
 
 pub const fn list(long: &'static str, help: &'static str) -> Flag {
     Flag::new(long, Takes::List, "", help)
+}
+
+pub const fn list_or(long: &'static str, default: &'static str, help: &'static str) -> Flag {
+    Flag::new(long, Takes::List, default, help)
 }
 
 /// Flags that several commands have.

@@ -1,5 +1,6 @@
 //! Annotations of ingress-nginx on real traffic.
 
+use anyhow::Context as _;
 use testkit::Cluster;
 
 use super::{curl, site};
@@ -34,7 +35,7 @@ fn annotations_decide_who_comes_in_and_where_to() -> anyhow::Result<()> {
         ),
         ingress("moved", "moved.test", "one", &[("permanent-redirect", "https://new.test/")]),
         ingress("rooted", "rooted.test", "one", &[("app-root", "/app")]),
-        ingress("closed", "closed.test", "one", &[("allowlist-source-range", "192.0.2.0/24")]),
+        ingress("closed", "closed.test", "one", &[("allowlist-source-range", "203.0.113.0/24")]),
         ingress("open", "open.test", "one", &[("whitelist-source-range", &format!("{address}/32"))]),
         ingress("mistaken", "mistaken.test", "one", &[("denylist-source-range", "everybody")]),
         ingress("guarded", "guarded.test", "one", &[("auth-url", "http://auth.test/")]),
@@ -57,7 +58,7 @@ fn annotations_decide_who_comes_in_and_where_to() -> anyhow::Result<()> {
     let root = curl(&cluster, &["-D", "-", "-H", "Host: rooted.test", &format!("http://{address}/")]);
     assert!(root.starts_with("302") && root.contains("http://rooted.test/app"), "{root}");
     assert!(ask("closed.test", &[]).starts_with("403"));
-    assert!(ask("closed.test", &["-H", "X-Forwarded-For: 192.0.2.1"]).starts_with("403"), "a forged address");
+    assert!(ask("closed.test", &["-H", "X-Forwarded-For: 203.0.113.1"]).starts_with("403"), "a forged address");
     assert!(ask("open.test", &[]).starts_with("200 one"));
     assert!(ask("mistaken.test", &[]).starts_with("503"), "a restriction that can't be read");
     assert!(ask("guarded.test", &[]).starts_with("503"), "a restriction that isn't served");
@@ -74,7 +75,8 @@ fn annotations_decide_who_comes_in_and_where_to() -> anyhow::Result<()> {
         ("odd", "proxy-read-timeout: \"soon\" must be a number of seconds; it is passed over"),
     ] {
         let events = || cluster.ok(&["get", "events", "--field-selector", &format!("involvedObject.name={name}")]);
-        cluster.eventually("the annotation has an event", || Ok(events()?.contains(text)))?;
+        let seen = cluster.eventually(&format!("{name} has an event: {text}"), || Ok(events()?.contains(text)));
+        seen.with_context(|| events().unwrap_or_default())?;
     }
     Ok(())
 }

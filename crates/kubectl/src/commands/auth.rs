@@ -1,4 +1,4 @@
-//! `auth can-i`, `auth whoami`
+//! `auth can-i`, `auth whoami`; `auth reconcile` has a file of its own
 
 use std::sync::Arc;
 
@@ -11,8 +11,12 @@ use crate::error::{Error, Result, fail};
 use crate::flags::{common as f, switch, text};
 use crate::print::{Printer, line, say, tabwriter};
 
-pub const COMMAND: Command =
-    Command { name: "auth", about: "Inspect authorization", commands: &[&CAN_I, &WHOAMI], ..Command::NONE };
+pub const COMMAND: Command = Command {
+    name: "auth",
+    about: "Inspect authorization",
+    commands: &[&CAN_I, &super::reconcile::RECONCILE, &WHOAMI],
+    ..Command::NONE
+};
 
 const CAN_I: Command = Command {
     name: "can-i",

@@ -1,11 +1,14 @@
 //! `exec` and `attach`, over WebSocket.
 
+mod streams;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, AttachedProcess};
 use serde_json::Value;
 
+pub use self::streams::{Ended, Streams, discard, start, tell};
 use super::{Command, run};
 use crate::client::unreachable;
 use crate::context::Context;
@@ -86,6 +89,25 @@ async fn attach(cx: Arc<Context>) -> Result<()> {
     into(&cx, &pod, None).await
 }
 
+/// The container of `-c`, or the one that is meant without it.
+///
+/// # Errors
+/// When the pod has none of this name.
+pub fn container(cx: &Context, pod: &Value) -> Result<String> {
+    let named = cx.args.text("container");
+    if named.is_empty() {
+        let (chosen, note) = workload::default_container(pod);
+        if let Some(note) = note.filter(|_| !cx.args.is("quiet")) {
+            eprintln!("{note}");
+        }
+        return Ok(chosen.unwrap_or_default());
+    }
+    if !workload::container_names(pod).iter().any(|name| name == named) {
+        return fail(format!("container {named} not found in pod {}", pod["metadata"]["name"].as_str().unwrap_or("")));
+    }
+    Ok(named.into())
+}
+
 /// Runs a command in a pod's container, or attaches to it.
 ///
 /// # Errors
@@ -94,16 +116,7 @@ pub async fn into(cx: &Context, pod: &Value, command: Option<Vec<String>>) -> Re
     let args = &cx.args;
     let (name, namespace) =
         (pod["metadata"]["name"].as_str().unwrap_or(""), pod["metadata"]["namespace"].as_str().unwrap_or(""));
-    let mut container = args.text("container").to_string();
-    if container.is_empty() {
-        let (chosen, note) = workload::default_container(pod);
-        if let Some(note) = note.filter(|_| !args.is("quiet")) {
-            eprintln!("{note}");
-        }
-        container = chosen.unwrap_or_default();
-    } else if !workload::container_names(pod).contains(&container) {
-        return fail(format!("container {container} not found in pod {name}"));
-    }
+    let container = container(cx, pod)?;
     use std::io::IsTerminal as _;
     let mut tty = args.is("tty");
     if tty && args.is("stdin") && !std::io::stdin().is_terminal() {
@@ -123,19 +136,13 @@ pub async fn into(cx: &Context, pod: &Value, command: Option<Vec<String>>) -> Re
         kube::Error::Api(status) => Error::Message(status.message.clone()),
         _ => unreachable(&error, &connection.host),
     })?;
-    let code = follow(process).await;
+    let ended = follow(process).await;
     drop(raw);
-    match code? {
-        0 => Ok(()),
-        code => {
-            eprintln!("command terminated with exit code {code}");
-            Err(Error::Exit(u8::try_from(code).unwrap_or(1)))
-        }
-    }
+    ended.ok()
 }
 
-/// Passes bytes between this process and a container's; returns its exit code.
-async fn follow(mut process: AttachedProcess) -> Result<i32> {
+/// Passes bytes between this process and a container's until it ends.
+async fn follow(mut process: AttachedProcess) -> Ended {
     let (stdout, stderr, input, status) = (process.stdout(), process.stderr(), process.stdin(), process.take_status());
     let feed = tasks::spawn("standard-input", async move {
         if let Some(mut input) = input {
@@ -154,15 +161,11 @@ async fn follow(mut process: AttachedProcess) -> Result<i32> {
     };
     tokio::join!(out, err);
     feed.abort();
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
-    };
-    let Some(status) = status.filter(|s| s.status.as_deref() != Some("Success")) else { return Ok(0) };
-    let causes = status.details.and_then(|d| d.causes).unwrap_or_default();
-    let code =
-        causes.iter().find(|c| c.reason.as_deref() == Some("ExitCode")).and_then(|c| c.message.as_ref()?.parse().ok());
-    code.ok_or_else(|| Error::Message(status.message.unwrap_or_else(|| "the command could not be run".into())))
+    match status {
+        // A server that says nothing at the end has nothing to complain of.
+        Some(status) => status.await.map_or(Ended::Code(0), |status| Ended::of(Some(status))),
+        None => Ended::Code(0),
+    }
 }
 
 /// A terminal without its line editing; it is as before when this goes.

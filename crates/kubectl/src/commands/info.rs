@@ -48,8 +48,13 @@ pub const VERSION: Command = Command {
     ..Command::NONE
 };
 
-pub const CLUSTER_INFO: Command =
-    Command { name: "cluster-info", about: "Display cluster information", run: run!(cluster_info), ..Command::NONE };
+pub const CLUSTER_INFO: Command = Command {
+    name: "cluster-info",
+    about: "Display cluster information",
+    commands: &[&super::dump::DUMP],
+    run: run!(cluster_info),
+    ..Command::NONE
+};
 
 async fn api_resources(cx: Arc<Context>) -> Result<()> {
     let args = &cx.args;

@@ -4,10 +4,13 @@ mod apply;
 mod auth;
 mod certificate;
 mod common;
+mod completion;
 mod config;
+mod cp;
 mod create;
 mod delete;
 mod describe;
+mod dump;
 mod edit;
 mod events;
 mod exec;
@@ -19,6 +22,10 @@ mod label;
 mod logs;
 mod nodes;
 mod patch;
+mod plugin;
+mod port_forward;
+mod proxy;
+mod reconcile;
 mod replace;
 mod rollout;
 mod scale;
@@ -103,6 +110,9 @@ const COMMANDS: &[&Command] = &[
     &logs::COMMAND,
     &exec::ATTACH,
     &exec::EXEC,
+    &port_forward::COMMAND,
+    &proxy::COMMAND,
+    &cp::COMMAND,
     &auth::COMMAND,
     &events::COMMAND,
     &edit::DIFF,
@@ -114,7 +124,9 @@ const COMMANDS: &[&Command] = &[
     &label::ANNOTATE,
     &info::API_RESOURCES,
     &info::API_VERSIONS,
+    &completion::COMMAND,
     &config::COMMAND,
+    &plugin::COMMAND,
     &info::VERSION,
 ];
 
@@ -131,6 +143,7 @@ fn root() -> clap::Command {
 /// When it isn't one, or what it says fails.
 pub async fn dispatch(arguments: Vec<OsString>) -> Result<()> {
     let words: Vec<String> = arguments.into_iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    plugin::become_plugin(&words)?;
     // Clap would lose where `--` stood, on which the meaning of words depends.
     let dash = words.iter().position(|w| w == "--");
     let (before, after) = match dash {
