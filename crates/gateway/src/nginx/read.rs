@@ -162,10 +162,7 @@ impl<'a> Reader<'a> {
                 Some(ranges) if found.allowed_sources.is_empty() => found.allowed_sources = ranges,
                 Some(_) => {}
                 None => {
-                    self.invalid(
-                        name,
-                        format!("{text:?} must be a list of addresses and CIDRs; requests get 503 until it is"),
-                    );
+                    self.invalid(name, "it must be a list of addresses and CIDRs; requests get 503 until it is");
                     found.refused = Some(format!("the annotation {PREFIX}{name} is wrong"));
                 }
             }
