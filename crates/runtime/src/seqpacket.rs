@@ -181,7 +181,8 @@ mod tests {
         // A peer that doesn't read blocks no other.
         let full = (0..10_000).find_map(|_| send(&ours, &"x".repeat(1000), &[]).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-        drop(ours);
+        // For good, even where a process that another test forks has a copy of it for a moment.
+        nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&ours), nix::sys::socket::Shutdown::Write).unwrap();
         while receive::<String>(&theirs).unwrap().is_some() {}
     }
 }
